@@ -1,0 +1,224 @@
+"""Every exception a user of atdata may catch.
+
+```
+AtdataError
+├── SampleError                  one sample does not fit its type
+│   ├── SampleTypeError          a value that cannot be written as its field's type (also TypeError)
+│   └── SampleDecodeError        bytes that cannot be read as the sample type (also ValueError)
+├── SchemaError                  a sample type or stored schema that makes no sense (also ValueError)
+├── ShardError                   something is wrong with one shard
+│   ├── ShardFormatError         the tar archive is malformed or holds what a shard may not hold
+│   │   └── TruncatedShardError  the archive ends before its end marker
+│   ├── ManifestError            a manifest that is malformed or belongs to another shard
+│   └── IntegrityError           bytes differ from their recorded digest, size or count
+├── StoreError                   a data store could not do what was asked
+│   ├── DatasetNotFoundError     no dataset or shard at that place (also FileNotFoundError)
+│   ├── DatasetExistsError       a dataset is there already (also FileExistsError)
+│   ├── StoreBusyError           another writer is at work on that prefix
+│   ├── CommitRecordError        an atdata.json that cannot be trusted
+│   └── UnsafeNameError          a name that would leave its place (also ValueError)
+└── DatasetError                 a dataset cannot be read that way
+    ├── EmptyDatasetError        there is nothing to write (also ValueError)
+    ├── SampleKeyError           no sample has that key (also KeyError)
+    ├── SampleIndexError         no sample has that number (also IndexError)
+    └── StepError                a user's function in `map` or `filter` raised
+```
+
+Each message says what happened, where, and what to do. The parts of "where" are attributes too:
+`url`, `offset`, `key` and `field`, each `None` when it does not apply.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = [
+    "AtdataError",
+    "CommitRecordError",
+    "DatasetError",
+    "DatasetExistsError",
+    "DatasetNotFoundError",
+    "EmptyDatasetError",
+    "IntegrityError",
+    "ManifestError",
+    "SampleDecodeError",
+    "SampleError",
+    "SampleIndexError",
+    "SampleKeyError",
+    "SampleTypeError",
+    "SchemaError",
+    "ShardError",
+    "ShardFormatError",
+    "StepError",
+    "StoreBusyError",
+    "StoreError",
+    "TruncatedShardError",
+    "UnsafeNameError",
+]
+
+
+class AtdataError(Exception):
+    """The root of every error atdata raises on purpose.
+
+    Attributes:
+        message: what happened, without the place.
+        url: the shard, manifest or dataset concerned.
+        offset: byte offset in that file.
+        key: the sample's key.
+        field: the path of the field, for example `Digit.image`.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        url: str | None = None,
+        offset: int | None = None,
+        key: str | None = None,
+        field: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.url = url
+        self.offset = offset
+        self.key = key
+        self.field = field
+
+    def at(
+        self,
+        *,
+        url: str | None = None,
+        offset: int | None = None,
+        key: str | None = None,
+    ) -> AtdataError:
+        """Fill in the parts of the place that are still unknown; returns the same error."""
+        if self.url is None:
+            self.url = url
+        if self.offset is None:
+            self.offset = offset
+        if self.key is None:
+            self.key = key
+        return self
+
+    def __str__(self) -> str:
+        place = []
+        if self.url is not None:
+            place.append(self.url)
+        if self.offset is not None:
+            place.append(f"at byte {self.offset}")
+        if self.key is not None:
+            place.append(f"sample {self.key!r}")
+        text = self.message
+        if self.field is not None and not text.startswith(self.field):
+            text = f"{self.field}: {text}"
+        return f"{text} [{', '.join(place)}]" if place else text
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Errors cross process borders (workers); the default would lose the keyword arguments.
+        return (_rebuild, (type(self), self.message, self.__dict__.copy()))
+
+
+def _rebuild(cls: type[AtdataError], message: str, state: dict[str, Any]) -> AtdataError:
+    error = cls(message)
+    error.__dict__.update(state)
+    return error
+
+
+class SampleError(AtdataError):
+    """One sample does not fit its type."""
+
+
+class SampleTypeError(SampleError, TypeError):
+    """A value cannot be written as its field's type."""
+
+
+class SampleDecodeError(SampleError, ValueError):
+    """Bytes cannot be read as the sample type."""
+
+
+class SchemaError(AtdataError, ValueError):
+    """A sample type or a stored schema makes no sense."""
+
+
+class ShardError(AtdataError):
+    """Something is wrong with one shard."""
+
+
+class ShardFormatError(ShardError, ValueError):
+    """The tar archive is malformed, or holds what a shard may not hold."""
+
+
+class TruncatedShardError(ShardFormatError):
+    """The archive ends before its end-of-archive marker: part of it is missing."""
+
+
+class ManifestError(ShardError, ValueError):
+    """A manifest is malformed, or belongs to another shard."""
+
+
+class IntegrityError(ShardError):
+    """Bytes differ from the digest, size or count recorded for them.
+
+    Attributes:
+        expected: what the record says.
+        got: what was found.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        expected: str | int | None = None,
+        got: str | int | None = None,
+        url: str | None = None,
+        offset: int | None = None,
+        key: str | None = None,
+        field: str | None = None,
+    ) -> None:
+        super().__init__(message, url=url, offset=offset, key=key, field=field)
+        self.expected = expected
+        self.got = got
+
+
+class StoreError(AtdataError):
+    """A data store could not do what was asked."""
+
+
+class DatasetNotFoundError(StoreError, FileNotFoundError):
+    """There is no dataset or shard at that place."""
+
+
+class DatasetExistsError(StoreError, FileExistsError):
+    """A dataset is there already; nothing was changed."""
+
+
+class StoreBusyError(StoreError):
+    """Another writer is at work on that prefix; nothing was changed."""
+
+
+class CommitRecordError(StoreError, ValueError):
+    """An `atdata.json` cannot be trusted: malformed, altered, or from a newer version."""
+
+
+class UnsafeNameError(StoreError, ValueError):
+    """A name would lead out of the place it belongs to, or cannot be stored."""
+
+
+class DatasetError(AtdataError):
+    """A dataset cannot be read that way."""
+
+
+class EmptyDatasetError(DatasetError, ValueError):
+    """There is nothing to write: the iterable gave no sample."""
+
+
+class SampleKeyError(DatasetError, KeyError):
+    """No sample of the dataset has that key."""
+
+
+class SampleIndexError(DatasetError, IndexError):
+    """No sample of the dataset has that number."""
+
+
+class StepError(DatasetError):
+    """A user's function in a `map` or `filter` step raised; the cause is chained."""

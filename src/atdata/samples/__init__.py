@@ -1,0 +1,1 @@
+"""What one sample is: its type, its fields, its bytes, its schema."""

@@ -1,0 +1,260 @@
+"""A plan for each class: how its samples become bytes and come back, worked out once.
+
+A sample is a msgpack map in field order; see `atdata.samples.arrays` for arrays. Nothing else is in the bytes: no
+extension types, no version, no class name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import operator
+import threading
+import typing
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from atdata.errors import SampleDecodeError, SampleTypeError, SchemaError
+from atdata.samples.decode import explain, from_wire, wire_type
+from atdata.samples.encode import ArrayWriter, Mismatch, check_dims, small
+from atdata.samples.fields import Array, FieldType, OptionalOf, field_type
+
+__all__ = ["Encoded", "Field", "Plan", "plan"]
+
+MISSING = dataclasses.MISSING
+
+
+@dataclasses.dataclass(frozen=True)
+class Field:
+    """One field of a sample type: name, type, and whether data may lack it."""
+
+    name: str
+    type: FieldType
+    has_default: bool = False
+    kw_only: bool = False
+
+
+class Encoded(typing.NamedTuple):
+    """One sample's bytes, in pieces so that large arrays are not copied.
+
+    Attributes:
+        parts: the pieces, to be written one after the other.
+        size: their length together, in bytes.
+        values: the field values, in field order.
+        raw: for each top-level array field, in field order, the offset of its raw elements in the payload, or -1 where
+            there are none to point at (None, or a `.npy` array).
+    """
+
+    parts: list[bytes | memoryview]
+    size: int
+    values: tuple[Any, ...]
+    raw: list[int]
+
+
+class Plan:
+    """How one sample class is written and read."""
+
+    def __init__(self, cls: type, fields: list[Field]) -> None:
+        self.cls = cls
+        self.fields = fields
+        self.nodes = {f.name: f.type for f in fields}
+        self._write: list[tuple[bytes, Any, bool]] = []
+        for f in fields:
+            key = msgspec.msgpack.encode(f.name)
+            array, optional = _array_node(f.type)
+            self._write.append(
+                (key, small(f.type) if array is None else ArrayWriter(array, optional), array is not None)
+            )
+        self.array_fields = [f.name for f in fields if _array_node(f.type)[0] is not None]
+        self._head = _map_header(len(fields))
+        self._values = _getter([f.name for f in fields])
+        self._dims = self._named_dims()
+        self._wire: tuple[Any, Any] | None = None
+
+    # -- writing ---------------------------------------------------------------------------------------------
+
+    def encode(self, sample: Any) -> Encoded:
+        """The bytes of `sample`.
+
+        Raises:
+            SampleTypeError: the sample or one of its values is not of the declared type.
+        """
+        if type(sample) is not self.cls and not isinstance(sample, self.cls):
+            raise SampleTypeError(f"expected a {self.cls.__name__}, got {type(sample).__name__}")
+        try:
+            values = self._values(sample)
+        except AttributeError as error:
+            raise SampleTypeError(f"{self.cls.__name__}: {error}") from None
+        parts: list[bytes | memoryview] = [self._head]
+        size = len(self._head)
+        raw: list[int] = []
+        i = 0
+        try:
+            for key, write, is_array in self._write:
+                if is_array:
+                    prefix, data = write(values[i])
+                    size += len(key) + len(prefix)
+                    if data is None:
+                        raw.append(-1)
+                        parts += (key, prefix)
+                    else:
+                        raw.append(size)
+                        parts += (key, prefix, data)
+                        size += len(data)
+                else:
+                    packed = write(values[i])
+                    size += len(key) + len(packed)
+                    parts += (key, packed)
+                i += 1
+            if self._dims:
+                names: dict[str, int] = {}
+                for i, dims in self._dims:
+                    if values[i] is not None:
+                        check_dims(names, dims, values[i].shape)
+        except Mismatch as error:
+            path = f"{self.cls.__name__}.{self.fields[i].name}{error.path}"
+            raise SampleTypeError(f"{path}: {error.message}", field=path) from None
+        return Encoded(parts, size, values, raw)
+
+    def _named_dims(self) -> list[tuple[int, tuple[int | str | None, ...]]]:
+        found = []
+        for i, f in enumerate(self.fields):
+            array, _ = _array_node(f.type)
+            if array is not None and array.dims and any(isinstance(d, str) for d in array.dims):
+                found.append((i, array.dims))
+        return found
+
+    # -- reading ---------------------------------------------------------------------------------------------
+
+    def decode(self, payload: bytes | memoryview) -> Any:
+        """The sample in `payload`; its arrays are read-only views of it.
+
+        Raises:
+            SampleDecodeError: the bytes are not a sample of this class.
+        """
+        decoder, build = self._wire or self._compile()
+        try:
+            return build(decoder(payload))
+        except Mismatch as error:
+            raise self._error(error) from None
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            raise self._error(explain(error, self.nodes)) from None
+
+    def from_map(self, value: Any) -> Any:
+        """The sample in a map that msgspec has decoded already (a nested class)."""
+        self._wire or self._compile()
+        try:
+            return self._build_checked(value)
+        except msgspec.ValidationError as error:
+            raise explain(error, self.nodes) from None
+
+    def _error(self, error: Mismatch) -> SampleDecodeError:
+        path = f"{self.cls.__name__}{error.path}"
+        return SampleDecodeError(f"{path}: {error.message}", field=path)
+
+    def _compile(self) -> tuple[Any, Any]:
+        names = [f"f{i}" for i in range(len(self.fields))]
+        spec: list[tuple[str, Any, Any]] = []
+        for name, f in zip(names, self.fields, strict=True):
+            wire = wire_type(f.type)
+            if f.has_default:
+                wire = wire if wire is Any else wire | msgspec.UnsetType
+                spec.append((name, wire, msgspec.field(name=f.name, default=msgspec.UNSET)))
+            else:
+                spec.append((name, wire, msgspec.field(name=f.name)))
+        struct = msgspec.defstruct(self.cls.__name__, spec, kw_only=True, forbid_unknown_fields=True, gc=False)
+        decoder = msgspec.msgpack.Decoder(struct).decode
+        build = self._builder()
+        self._build_checked: Callable[[Any], Any] = lambda value: build(msgspec.convert(value, struct))
+        self._wire = (decoder, build)
+        return self._wire
+
+    def _builder(self) -> Callable[[Any], Any]:
+        cls, fields = self.cls, self.fields
+        names = [f.name for f in fields]
+        unset = msgspec.UNSET
+        converts = [(i, c) for i, f in enumerate(fields) if (c := from_wire(f.type)) is not None]
+        defaults = any(f.has_default for f in fields)
+        by_name = any(f.kw_only for f in fields)
+        astuple = msgspec.structs.astuple
+
+        def build(wire: Any) -> Any:
+            values = list(astuple(wire))
+            i = 0
+            try:
+                for i, convert in converts:
+                    if values[i] is not unset:
+                        values[i] = convert(values[i])
+            except Mismatch as error:
+                raise Mismatch(error.message, f".{names[i]}{error.path}") from None
+            if by_name or (defaults and any(v is unset for v in values)):
+                return cls(**{n: v for n, v in zip(names, values, strict=True) if v is not unset})
+            return cls(*values)
+
+        return build
+
+
+def _array_node(node: FieldType) -> tuple[Array | None, bool]:
+    if isinstance(node, Array):
+        return node, False
+    if isinstance(node, OptionalOf) and isinstance(node.inner, Array):
+        return node.inner, True
+    return None, False
+
+
+def _map_header(n: int) -> bytes:
+    if n < 16:
+        return bytes([0x80 | n])
+    return b"\xde" + n.to_bytes(2, "big") if n < 65536 else b"\xdf" + n.to_bytes(4, "big")
+
+
+def _getter(names: list[str]) -> Callable[[Any], tuple[Any, ...]]:
+    if len(names) == 1:
+        get = operator.attrgetter(names[0])
+        return lambda sample: (get(sample),)
+    return operator.attrgetter(*names) if names else lambda sample: ()
+
+
+_plans: weakref.WeakKeyDictionary[type, Plan] = weakref.WeakKeyDictionary()
+_lock = threading.Lock()
+
+
+def plan(cls: type) -> Plan:
+    """The plan of a packable class, made on first use.
+
+    Raises:
+        SchemaError: `cls` is not packable, or has a field that cannot be stored.
+    """
+    found = _plans.get(cls)
+    if found is None:
+        made = Plan(cls, _fields(cls))
+        with _lock:
+            found = _plans.setdefault(cls, made)
+    return found
+
+
+def _fields(cls: type) -> list[Field]:
+    if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)):
+        raise SchemaError(f"{cls!r} is not a sample type: decorate the class with @atdata.packable")
+    name = cls.__name__
+    for annotation in vars(cls).get("__annotations__", {}).values():
+        if isinstance(annotation, dataclasses.InitVar):
+            raise SchemaError(f"{name}: an InitVar is not stored, so the sample could not be rebuilt")
+    try:
+        hints = typing.get_type_hints(cls, localns=vars(cls).get("__atdata_names__"), include_extras=True)
+    except NameError as error:
+        raise SchemaError(f"{name}: an annotation names {error.name!r}, which is not defined where {name} is") from None
+    fields = []
+    for f in dataclasses.fields(cls):
+        if not f.init:
+            continue  # derived in __post_init__ from the others, so derived again when read
+        if f.name.startswith("__"):
+            raise SchemaError("names beginning with two underscores are reserved", field=f"{name}.{f.name}")
+        node = field_type(hints[f.name], f"{name}.{f.name}")
+        default = not (f.default is MISSING and f.default_factory is MISSING)
+        fields.append(Field(f.name, node, default, bool(f.kw_only)))
+    if not fields:
+        raise SchemaError(f"{name} has no fields to store")
+    return fields

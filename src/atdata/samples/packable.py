@@ -1,0 +1,170 @@
+"""`@packable`: a class whose instances can be stored."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+import typing
+import uuid
+from typing import Any, Protocol, TypeVar, dataclass_transform, runtime_checkable
+
+import numpy as np
+
+from atdata.errors import SampleDecodeError, SchemaError
+from atdata.samples import codec
+
+__all__ = ["Packable", "equal_values", "pack", "packable", "unpack"]
+
+T = TypeVar("T")
+
+
+@runtime_checkable
+class Packable(Protocol):
+    """What every class decorated with `@packable` has."""
+
+    @classmethod
+    def from_data(cls, data: dict[str, Any]) -> Any:
+        """A sample from a dict of field values."""
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Any:
+        """A sample from its msgpack bytes."""
+
+    @property
+    def packed(self) -> bytes:
+        """The sample's msgpack bytes."""
+
+    @property
+    def as_wds(self) -> dict[str, Any]:
+        """`{"__key__": …, "msgpack": …}`, ready for `webdataset.TarWriter`; the key is new at every call."""
+
+
+@dataclass_transform()
+def packable(cls: type[T]) -> type[T]:
+    """Make `cls` a sample type: a dataclass whose instances can be written to shards and read back.
+
+    Every annotated attribute is a field. Types: `str`, `int`, `float`, `bool`, `bytes`, `None`, NumPy arrays
+    (`NDArray[np.float32]`, `np.ndarray`; `Annotated[NDArray[np.float32], Shape("h", "w", 3)]` also declares a shape),
+    `atdata.Image`, `datetime`, `Enum`, `Literal`, `list`, `tuple`, `dict[str, …]`, other packable classes, and any of
+    these `| None`. Declared dtypes and shapes are checked when a sample is written.
+
+    A class that is a dataclass already (`@packable @dataclass(frozen=True)`) stays as it is, so every option of
+    `dataclasses.dataclass` is there. `__post_init__`, defaults, inheritance and a user's own `__eq__` are honoured; the
+    `__eq__` made otherwise compares arrays by dtype, shape and content.
+
+    Raises:
+        SchemaError: a field's type cannot be stored.
+
+    Example:
+        >>> from numpy.typing import NDArray
+        >>> @packable
+        ... class Digit:
+        ...     image: NDArray[np.uint8]
+        ...     label: int
+        >>> one = Digit(np.eye(2, dtype=np.uint8), 1)
+        >>> unpack(pack(one), Digit) == one
+        True
+    """
+    own_eq = "__eq__" in vars(cls) and not _made_by_dataclass(vars(cls)["__eq__"])
+    fresh = "__dataclass_fields__" not in vars(cls)
+    made: type[T] = dataclasses.dataclass(eq=False)(cls) if fresh else cls
+    members = {"from_data": _from_data, "from_bytes": _from_bytes, "packed": _packed, "as_wds": _as_wds}
+    for f in dataclasses.fields(made):  # type: ignore[arg-type]
+        if f.name in members:
+            raise SchemaError(
+                f"{f.name!r} is a name every packable class has; rename the field",
+                field=f"{cls.__name__}.{f.name}",
+            )
+    for name, member in members.items():
+        if name not in vars(made):
+            setattr(made, name, member)
+    if not own_eq:
+        made.__eq__ = _equal  # type: ignore[method-assign]
+        if fresh:
+            made.__hash__ = None  # type: ignore[assignment]
+    # Annotations as text may name classes local to a function; those are only known now.
+    try:
+        typing.get_type_hints(made, include_extras=True)
+    except NameError:
+        local = sys._getframe(1).f_locals
+        words = {w for a in vars(made).get("__annotations__", {}).values() if isinstance(a, str) for w in _words(a)}
+        names = {w: local[w] for w in words if w in local}
+        names[cls.__name__] = made
+        made.__atdata_names__ = names  # type: ignore[attr-defined]
+        try:
+            typing.get_type_hints(made, localns=names, include_extras=True)
+        except NameError:
+            return made  # a class defined later in the module: checked on first use
+    codec.plan(made)
+    return made
+
+
+def _made_by_dataclass(function: Any) -> bool:
+    # `dataclass` compiles its methods from text; a method in a file is the user's own.
+    return getattr(getattr(function, "__code__", None), "co_filename", "") == "<string>"
+
+
+def _words(annotation: str) -> list[str]:
+    return "".join(c if c.isidentifier() or c.isdigit() else " " for c in annotation).split()
+
+
+def pack(sample: Any) -> bytes:
+    """The msgpack bytes of a sample.
+
+    Raises:
+        SampleTypeError: a value is not of its field's type.
+    """
+    return b"".join(codec.plan(type(sample)).encode(sample).parts)
+
+
+def unpack(data: bytes | memoryview, sample_type: type[T]) -> T:
+    """The sample of `sample_type` in msgpack bytes; arrays are read-only views of `data`.
+
+    Raises:
+        SampleDecodeError: the bytes are not a sample of that type.
+    """
+    sample: T = codec.plan(sample_type).decode(data)
+    return sample
+
+
+def _from_data_impl(cls: type[T], data: dict[str, Any]) -> T:
+    try:
+        return cls(**data)
+    except TypeError as error:
+        raise SampleDecodeError(f"{cls.__name__}: {error}") from None
+
+
+def equal_values(a: Any, b: Any) -> bool:
+    """Whether two field values are the same: arrays by dtype, shape and content, NaN equal to NaN."""
+    if isinstance(a, np.ndarray) or isinstance(b, np.ndarray):
+        return (
+            isinstance(a, np.ndarray)
+            and isinstance(b, np.ndarray)
+            and a.dtype == b.dtype
+            and a.shape == b.shape
+            and bool(np.array_equal(a, b, equal_nan=a.dtype.kind in "fcmM"))
+        )
+    if isinstance(a, list | tuple):
+        return type(a) is type(b) and len(a) == len(b) and all(map(equal_values, a, b))
+    if isinstance(a, dict):
+        return isinstance(b, dict) and a.keys() == b.keys() and all(equal_values(v, b[k]) for k, v in a.items())
+    return bool(a == b or (a != a and b != b))
+
+
+def _equal(self: Any, other: Any) -> Any:
+    if type(other) is not type(self):
+        return NotImplemented
+    fields = dataclasses.fields(type(self))
+    return all(equal_values(getattr(self, f.name), getattr(other, f.name)) for f in fields if f.compare)
+
+
+_from_data: Any = classmethod(_from_data_impl)
+_from_bytes = classmethod(lambda cls, data: unpack(data, cls))
+_packed = property(pack, doc="The sample's msgpack bytes.")
+
+
+def _wds(self: Any) -> dict[str, Any]:
+    return {"__key__": str(uuid.uuid1(0, 0)), "msgpack": pack(self)}
+
+
+_as_wds = property(_wds, doc="A new key and the sample's bytes, ready for `webdataset.TarWriter`.")

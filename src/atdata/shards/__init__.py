@@ -1,0 +1,1 @@
+"""How samples lie in one tar file: archive, manifest, writer, reader."""

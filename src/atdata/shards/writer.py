@@ -1,0 +1,166 @@
+"""Writing one shard: samples to tar bytes and manifest rows, in one pass."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+
+from atdata.errors import SampleTypeError, UnsafeNameError
+from atdata.samples import codec
+from atdata.samples.codec import Encoded, Field
+from atdata.samples.dictsample import DictSample
+from atdata.samples.fields import DateTime, EnumOf, FieldType, LiteralOf, OptionalOf, Primitive
+from atdata.shards import tar
+from atdata.shards.manifest import Manifest, ManifestBuilder
+
+__all__ = ["SampleEncoder", "ShardWriter", "check_key", "default_key", "encoder"]
+
+_CHUNK = 4 << 20
+_PLAIN_KEY = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_\-]*", re.ASCII)
+_DIGITS = 9
+
+
+def default_key(number: int) -> str:
+    """The key of the sample with that number in its dataset: nine digits, more when it needs them."""
+    return f"{number:0{_DIGITS}d}"
+
+
+def check_key(key: str) -> str:
+    """`key` when it can be the key of a sample.
+
+    Raises:
+        UnsafeNameError: readers would cut it (a dot in the last part), pass over it, or be led out of the archive.
+    """
+    if _PLAIN_KEY.fullmatch(key):
+        if key.startswith("__") and key.endswith("__"):
+            raise UnsafeNameError("keys like __this__ are passed over by readers of tar datasets", key=key)
+        return key
+    parts = key.split("/")
+    if not key or len(key) > 4096 or any(not part or part in (".", "..") for part in parts):
+        raise UnsafeNameError(
+            "a key must be 1 to 4096 characters long, without empty parts, '.' or '..' between slashes", key=key
+        )
+    if "." in parts[-1]:
+        raise UnsafeNameError("a key must not have a dot in its last part: readers split there", key=key)
+    if any(ord(c) < 32 or 0xD800 <= ord(c) <= 0xDFFF or c in "\\\x7f" for c in key):
+        raise UnsafeNameError("a key must not have control characters, backslashes or lone surrogates", key=key)
+    if re.match(r"__[^/]*__($|/)", key):
+        raise UnsafeNameError("keys like __this__ are passed over by readers of tar datasets", key=key)
+    return key
+
+
+class SampleEncoder(NamedTuple):
+    """How the samples of one type are encoded, and which of their fields a manifest describes."""
+
+    encode: Callable[[Any], Encoded]
+    scalars: list[tuple[int, str, pa.DataType]]
+    arrays: list[tuple[int, str]]
+
+
+def encoder(sample_type: type) -> SampleEncoder:
+    """The encoder for a packable class, or for `DictSample` (which takes any mapping)."""
+    if issubclass(sample_type, DictSample):
+        return SampleEncoder(_encode_mapping, [], [])
+    plan = codec.plan(sample_type)
+    scalars = [(i, f.name, kind) for i, f in enumerate(plan.fields) if (kind := _column_type(f)) is not None]
+    arrays = [(i, f.name) for i, f in enumerate(plan.fields) if f.name in plan.array_fields]
+    return SampleEncoder(plan.encode, scalars, arrays)
+
+
+def _encode_mapping(sample: Any) -> Encoded:
+    if not isinstance(sample, Mapping):
+        raise SampleTypeError(f"expected a DictSample or another mapping, got {type(sample).__name__}")
+    data = (sample if isinstance(sample, DictSample) else DictSample(sample)).packed
+    return Encoded([data], len(data), (), [])
+
+
+_COLUMNS = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
+
+
+def _column_type(field: Field) -> pa.DataType | None:
+    node: FieldType = field.type.inner if isinstance(field.type, OptionalOf) else field.type
+    types: set[type] = set()
+    match node:
+        case Primitive():
+            types = {node.type}
+        case EnumOf():
+            types = {type(member.value) for member in node.cls}
+        case LiteralOf():
+            types = {type(value) for value in node.values if value is not None}
+        case DateTime():
+            return pa.timestamp("us", "UTC")
+    return _COLUMNS.get(types.pop()) if len(types) == 1 else None
+
+
+class ShardWriter:
+    """Turns samples into the bytes of one shard.
+
+    Args:
+        write: called with each finished stretch of the archive, a few MiB long.
+        encoder: from `encoder(sample_type)`.
+    """
+
+    def __init__(self, write: Callable[[bytes], None], encoder: SampleEncoder) -> None:
+        self._write = write
+        self._encode = encoder.encode
+        self._builder = ManifestBuilder(encoder.scalars, encoder.arrays)
+        self._keys: set[str] = set()
+        self._pending: list[bytes] = []
+        self._pending_size = 0
+        self.size = 0
+
+    def __len__(self) -> int:
+        return len(self._builder)
+
+    def add(self, key: str, sample: Any) -> None:
+        """Append one sample; nothing is appended when it raises.
+
+        Raises:
+            SampleTypeError: the sample does not fit its type.
+            UnsafeNameError: the key is used already in this shard.
+        """
+        if key in self._keys:
+            raise UnsafeNameError("two samples have this key; keys must be unique in a dataset", key=key)
+        try:
+            encoded = self._encode(sample)
+        except SampleTypeError as error:
+            error.at(key=key)
+            raise
+        # One copy, so that a generator may reuse its arrays for the next sample.
+        payload = b"".join(encoded.parts)
+        head = tar.header(f"{key}.msgpack", len(payload))
+        digest = hashlib.sha256(payload).digest()
+        self._builder.add(key, self.size + len(head), len(payload), digest, encoded.values, encoded.raw)
+        self._keys.add(key)
+        pad = tar.padding(len(payload))
+        self._pending += (head, payload, pad)
+        grown = len(head) + len(payload) + len(pad)
+        self.size += grown
+        self._pending_size += grown
+        if self._pending_size >= _CHUNK:
+            self._flush()
+
+    def _flush(self) -> None:
+        chunk = b"".join(self._pending)
+        self._pending.clear()
+        self._pending_size = 0
+        self._write(chunk)
+
+    def finish(self) -> None:
+        """Write the end marker."""
+        end = tar.end_of_archive(self.size)
+        self._pending.append(end)
+        self.size += len(end)
+        self._flush()
+
+    def manifest(self, shard_sha256: str) -> Manifest:
+        """The manifest of the finished shard.
+
+        Args:
+            shard_sha256: SHA-256 of the whole file, in hex.
+        """
+        return self._builder.finish(self.size, shard_sha256)

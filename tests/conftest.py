@@ -1,0 +1,12 @@
+"""Hypothesis profiles: `ci` wherever CI is set, `dev` elsewhere; --hypothesis-profile chooses another."""
+
+import os
+
+from hypothesis import HealthCheck, settings
+
+# No deadlines: on a loaded machine they measure the neighbours, and pytest-timeout catches what hangs.
+settings.register_profile(
+    "ci", max_examples=200, deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.register_profile("dev", max_examples=50, deadline=None, print_blob=True)
+settings.load_profile("ci" if os.environ.get("CI") else "dev")
