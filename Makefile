@@ -41,7 +41,7 @@ format: setup ## put the code in the project's style
 	@$(BIN)/ruff check --fix --quiet . || true
 	@$(BIN)/ruff format .
 
-lock: setup ## pin requirements/*.txt anew (ARGS=--upgrade: to the newest)
+lock: ## pin requirements/*.txt anew (ARGS=--upgrade: to the newest)
 	@scripts/lock.sh $(ARGS)
 
 bench: ## compare with the other loaders, in .venv-bench

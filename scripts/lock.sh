@@ -5,18 +5,19 @@
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+# Not `make setup` where uv is there already: that fails while pyproject.toml asks for what is not locked yet.
 uv=${UV:-.venv/bin/uv}
-command -v "$uv" >/dev/null || { echo "lock: no uv at $uv: run make setup first, or name one: make lock UV=uv" >&2; exit 1; }
+if [ "$uv" = .venv/bin/uv ] && [ ! -x "$uv" ]; then scripts/setup.sh; fi
 
 lock() {
     local name=$1
     shift
     echo "lock: requirements/$name.txt"
     "$uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
-        --custom-compile-command "make lock" --output-file "requirements/$name.txt" \
-        pyproject.toml "requirements/$name.in" "$@"
+        --custom-compile-command "make lock" --output-file "requirements/$name.txt" "requirements/$name.in" "$@"
 }
 
-lock dev --extra demo --extra images --extra pandas "$@"
+lock build "$@"
+lock dev pyproject.toml --extra demo --extra images --extra pandas --constraint requirements/build.txt "$@"
 # What is measured is measured with the versions that are tested.
-if [ -f requirements/bench.in ]; then lock bench --constraint requirements/dev.txt "$@"; fi
+if [ -f requirements/bench.in ]; then lock bench pyproject.toml --constraint requirements/dev.txt "$@"; fi

@@ -31,6 +31,9 @@ fail() {
     exit 1
 }
 
+# Published as source only, so these need a C compiler and Python's headers where they are asked for.
+readonly from_source=cbrrr
+
 # This script deletes the folder it is given before it builds it anew: only ever one of these.
 case $venv in
     */* | *..*) fail "--venv takes a name in the project's own folder, not $venv" ;;
@@ -38,6 +41,7 @@ case $venv in
     *) fail "--venv takes .venv or .venv-NAME, not $venv" ;;
 esac
 [ -f "$requirements" ] || fail "there is no $requirements"
+readonly build_tools=requirements/build.txt
 
 # What the environment was made from is kept inside it; a copy is written only when a step is done,
 # so an environment without its copies is one that was never finished.
@@ -47,11 +51,11 @@ readonly state=$venv/.setup
 
 # A command may exist and still not run (a version manager's stand-in for a version not chosen), so ask it.
 suits() {
-    "$1" -c '
+    [ "$("$1" -c '
 import sys
 wanted = sys.argv[1]
-fits = "%d.%d" % sys.version_info[:2] == wanted if wanted else sys.version_info >= (3, 11)
-sys.exit(not fits)' "$version" >/dev/null 2>&1
+print("suits" if ("%d.%d" % sys.version_info[:2] == wanted if wanted else sys.version_info >= (3, 11)) else "no")' \
+        "$version" 2>/dev/null)" = suits ]
 }
 
 find_python() {
@@ -62,7 +66,7 @@ find_python() {
         return
     fi
     if [ -n "$version" ]; then
-        set -- "python$version" "${PYENV_ROOT:-$HOME/.pyenv}/versions/$version"*/bin/python"$version" python3
+        set -- "python$version" "${PYENV_ROOT:-${HOME:-}/.pyenv}/versions/$version"*/bin/python"$version" python3
     else
         set -- python3.11 python3.12 python3.13 python3
     fi
@@ -81,7 +85,7 @@ identity() { "$1" -c 'import sys; print(sys.version, sys.base_prefix)'; }
 # ---- is it made already? -----------------------------------------------------------------------
 
 have_packages() {
-    cmp -s "$requirements" "$state/requirements.txt" || return 1
+    cat "$build_tools" "$requirements" | cmp -s - "$state/requirements.txt" || return 1
     # Its scripts name the folder they were made in.
     [ "$(cat "$state/place" 2>/dev/null)" = "$root" ] || return 1
     # An interpreter that was removed or replaced since takes the environment with it.
@@ -98,32 +102,54 @@ project_facts() {
 
 have_project() { [ "$(project_facts 2>/dev/null)" = "$(cat "$state/project" 2>/dev/null)" ]; }
 
-# ---- Debian leaves out what `python -m venv` needs ---------------------------------------------
+# ---- what a bare system lacks ------------------------------------------------------------------
 
 can_make_venv() { "$1" -c 'import ensurepip, venv' >/dev/null 2>&1; }
 
-install_venv_package() {
-    local python=$1 package as_root=
-    package=$("$python" -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])')
+builds_from_source() { grep -qE "^($from_source)==" "$requirements"; }
+
+headers() { "$1" -c 'import sysconfig; print(sysconfig.get_path("include"))'; }
+
+can_build() {
+    local compiler
+    compiler=$("$1" -c 'import sysconfig; print((sysconfig.get_config_var("CC") or "cc").split()[0])')
+    printf '#include <Python.h>\n' | "$compiler" -E -I "$(headers "$1")" - >/dev/null 2>&1
+}
+
+# The parts of Python that Debian and Ubuntu keep in packages of their own; nothing where nothing is missing.
+install_system_packages() {
+    local python=$1 name report as_root=
+    name=$("$python" -c 'import sys; print("python%d.%d" % sys.version_info[:2])')
+    set --
+    if ! can_make_venv "$python"; then set -- "$name-venv"; fi
+    if builds_from_source && ! can_build "$python"; then
+        set -- "$@" gcc libc6-dev
+        if [ ! -f "$(headers "$python")/Python.h" ]; then set -- "$@" "$name-dev"; fi
+    fi
+    if [ $# = 0 ]; then return; fi
+
     command -v apt-get >/dev/null ||
-        fail "$python has no venv and ensurepip modules." "Install them with your system's package manager, then run this again."
+        fail "$python lacks what Debian has in: $*." \
+            "Install its like with your system's package manager, then run this again."
     if [ "$(id -u)" != 0 ]; then
         command -v sudo >/dev/null ||
-            fail "$python cannot make virtual environments, and there is no sudo here to change that." \
-                "As root, run: apt-get install $package"
+            fail "$python lacks what is in: $*; and there is no sudo here to install it." "As root, run: apt-get install $*"
         as_root=sudo
         # Nobody is there to type a password: say so at once rather than wait.
         if [ ! -t 0 ]; then as_root="sudo -n"; fi
     fi
-    say "installing Debian's $package${as_root:+ with sudo}"
+    say "installing with apt-get${as_root:+ and sudo}: $*"
+    # Closing 9: a service that a package starts must not keep our lock.
     # shellcheck disable=SC2086  # as_root is a command and its option, or nothing
-    {
+    if ! report=$({
         $as_root apt-get update -qq &&
             $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends \
-                -o DPkg::Lock::Timeout=300 "$package" >/dev/null
-    } 9>&- || fail "could not install $package (apt-get's own report is above)." \
-        "Install it by hand, then run this again."
-    can_make_venv "$python" || fail "$package is installed, and $python still has no venv and ensurepip modules."
+                -o DPkg::Lock::Timeout=300 -o Dpkg::Use-Pty=0 "$@"
+    } 2>&1 9>&-); then
+        tail -n 15 <<<"$report" >&2
+        fail "could not install $* (apt-get's own report is above)." "Install them by hand, then run this again."
+    fi
+    can_make_venv "$python" || fail "$name-venv is installed, and $python still has no venv and ensurepip modules."
 }
 
 # ---- the steps ---------------------------------------------------------------------------------
@@ -155,6 +181,13 @@ PYTHON
 
 pip() { "$venv/bin/python" -m pip --disable-pip-version-check "$@"; }
 
+# Wheels only, but for the known few: a hash vouches for a source archive, not for what its build would fetch.
+install_locked() {
+    pip install --quiet --no-input --progress-bar off --require-hashes --only-binary :all: -r "$build_tools" &&
+        pip install --quiet --no-input --progress-bar off --require-hashes --only-binary :all: \
+            --no-binary "$from_source" --no-build-isolation -r "$requirements"
+}
+
 install_packages() {
     local python=$1
     if [ -e "$venv" ]; then
@@ -169,14 +202,13 @@ install_packages() {
     say "making $venv with $("$python" -c 'import sys; print("Python %d.%d.%d" % sys.version_info[:3], "at", sys.executable)')"
     "$python" -m venv "$venv" || fail "could not make the virtual environment $venv."
     say "installing the packages of $requirements (a minute or two)"
-    # Wheels only: a hash vouches for a source archive, but not for what its build would fetch.
-    pip install --quiet --no-input --progress-bar off --only-binary :all: --require-hashes -r "$requirements" ||
+    install_locked ||
         fail "could not install the packages of $requirements (pip's own report is above)." \
             "Without a network, or behind a mirror or a proxy, tell pip where to look (PIP_INDEX_URL, PIP_PROXY, pip.conf)." \
             "Then run the same command again: it starts over cleanly."
     identity "$venv/bin/python" >"$state/python"
     echo "$root" >"$state/place"
-    cp "$requirements" "$state/requirements.new"
+    cat "$build_tools" "$requirements" >"$state/requirements.new"
     mv "$state/requirements.new" "$state/requirements.txt"
 }
 
@@ -198,7 +230,7 @@ if have_packages && have_project; then exit 0; fi
 python=$(find_python)
 take_turn "$python"
 if ! have_packages; then
-    can_make_venv "$python" || install_venv_package "$python"
+    install_system_packages "$python"
     install_packages "$python"
 fi
 if ! have_project; then install_project; fi

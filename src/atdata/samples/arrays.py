@@ -34,6 +34,8 @@ NPY_MAGIC = b"\x93NUMPY"
 _DTYPE = re.compile(r"[<>|=][biufcmMSUV][0-9]+(\[[0-9]*[A-Za-z]+(/[0-9]+)?\])?", re.ASCII)
 _MAX_NDIM = 32
 _MAX_NPY_HEADER = 65536
+# Elements of a dtype of no bytes (`|V0`, `<U0`): any number of them fits into nothing.
+_MAX_SIZELESS = 1_000_000
 
 Buffer = bytes | bytearray | memoryview
 
@@ -141,11 +143,12 @@ def view(data: Buffer, dtype: np.dtype[Any], shape: tuple[int, ...], start: int)
     nbytes = math.prod(shape) * dtype.itemsize
     if nbytes != len(data) - start:
         raise ArrayError(f"shape {shape} of {dtype} needs {nbytes} bytes, but there are {len(data) - start}")
-    if nbytes == 0:
-        # NumPy refuses views of nothing; only shapes that take no memory get here, strides aside.
-        array: NDArray[Any] = np.broadcast_to(np.zeros((), dtype), shape)
-    else:
-        array = np.ndarray(shape, dtype, data, start)
+    if dtype.itemsize == 0 and math.prod(shape) > _MAX_SIZELESS:
+        raise ArrayError(f"shape {shape} claims elements without bytes, more than {_MAX_SIZELESS} of them")
+    try:
+        array: NDArray[Any] = np.ndarray(shape, dtype, data if nbytes else b"", start if nbytes else 0)
+    except ValueError as error:  # for example shape (2**62, 0)
+        raise ArrayError(f"shape {shape} is impossible: {error}") from None
     array.flags.writeable = False
     return array
 
@@ -159,7 +162,7 @@ def _from_npy(data: Buffer) -> NDArray[Any]:
             (2, 0): np.lib.format.read_array_header_2_0,
         }[version]
         shape, fortran, dtype = read(head)
-    except (ValueError, KeyError, SyntaxError, TypeError, EOFError) as error:
+    except Exception as error:  # NumPy evaluates a literal and builds a dtype from it: much can go wrong
         raise ArrayError(f"not a readable .npy array: {error}") from None
     if dtype.hasobject:
         raise ArrayError("a .npy array of Python objects is refused: it could run code when read")

@@ -10,7 +10,6 @@ import dataclasses
 import operator
 import threading
 import typing
-import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -24,6 +23,10 @@ from atdata.samples.fields import Array, FieldType, OptionalOf, field_type
 __all__ = ["Encoded", "Field", "Plan", "plan"]
 
 MISSING = dataclasses.MISSING
+
+
+class UnknownNameError(SchemaError):
+    """An annotation names a class that is not there, or not yet."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +75,8 @@ class Plan:
         self._values = _getter([f.name for f in fields])
         self._dims = self._named_dims()
         self._wire: tuple[Any, Any] | None = None
+        # Fields in the data that the class does not have: an error, unless the class is a selection of another's.
+        self.ignore_unknown = False
 
     # -- writing ---------------------------------------------------------------------------------------------
 
@@ -116,6 +121,9 @@ class Plan:
         except Mismatch as error:
             path = f"{self.cls.__name__}.{self.fields[i].name}{error.path}"
             raise SampleTypeError(f"{path}: {error.message}", field=path) from None
+        except RecursionError:
+            path = f"{self.cls.__name__}.{self.fields[i].name}"
+            raise SampleTypeError(f"{path}: nested too deeply, or holds itself", field=path) from None
         return Encoded(parts, size, values, raw)
 
     def _named_dims(self) -> list[tuple[int, tuple[int | str | None, ...]]]:
@@ -164,7 +172,9 @@ class Plan:
                 spec.append((name, wire, msgspec.field(name=f.name, default=msgspec.UNSET)))
             else:
                 spec.append((name, wire, msgspec.field(name=f.name)))
-        struct = msgspec.defstruct(self.cls.__name__, spec, kw_only=True, forbid_unknown_fields=True, gc=False)
+        struct = msgspec.defstruct(
+            self.cls.__name__, spec, kw_only=True, forbid_unknown_fields=not self.ignore_unknown, gc=False
+        )
         decoder = msgspec.msgpack.Decoder(struct).decode
         build = self._builder()
         self._build_checked: Callable[[Any], Any] = lambda value: build(msgspec.convert(value, struct))
@@ -217,7 +227,18 @@ def _getter(names: list[str]) -> Callable[[Any], tuple[Any, ...]]:
     return operator.attrgetter(*names) if names else lambda sample: ()
 
 
-_plans: weakref.WeakKeyDictionary[type, Plan] = weakref.WeakKeyDictionary()
+class _Holder:
+    """Keeps a plan on its class, so that both can go together; a copy or a pickle of it is empty."""
+
+    __slots__ = ("plan",)
+
+    def __init__(self, plan: Plan | None = None) -> None:
+        self.plan = plan
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_Holder, ())
+
+
 _lock = threading.Lock()
 
 
@@ -227,25 +248,38 @@ def plan(cls: type) -> Plan:
     Raises:
         SchemaError: `cls` is not packable, or has a field that cannot be stored.
     """
-    found = _plans.get(cls)
-    if found is None:
-        made = Plan(cls, _fields(cls))
-        with _lock:
-            found = _plans.setdefault(cls, made)
-    return found
+    try:
+        found: Plan | None = cls.__atdata_plan__.plan  # type: ignore[attr-defined]
+        if found is not None and found.cls is cls:  # not that of a base class
+            return found
+    except AttributeError:
+        pass
+    made = Plan(cls, _fields(cls))
+    with _lock:
+        holder: Any = vars(cls).get("__atdata_plan__")
+        if holder is None or holder.plan is None or holder.plan.cls is not cls:
+            cls.__atdata_plan__ = holder = _Holder(made)  # type: ignore[attr-defined]
+    return typing.cast(Plan, holder.plan)
 
 
 def _fields(cls: type) -> list[Field]:
     if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)):
         raise SchemaError(f"{cls!r} is not a sample type: decorate the class with @atdata.packable")
     name = cls.__name__
-    for annotation in vars(cls).get("__annotations__", {}).values():
-        if isinstance(annotation, dataclasses.InitVar):
-            raise SchemaError(f"{name}: an InitVar is not stored, so the sample could not be rebuilt")
+    for pseudo in vars(cls).get("__dataclass_fields__", {}).values():
+        if pseudo._field_type is dataclasses._FIELD_INITVAR:  # type: ignore[attr-defined]
+            raise SchemaError(
+                "an InitVar is not stored, so the sample could not be rebuilt", field=f"{name}.{pseudo.name}"
+            )
+    names: dict[str, Any] = {}
+    for base in reversed(cls.__mro__):
+        names.update(vars(base).get("__atdata_names__", {}))
     try:
-        hints = typing.get_type_hints(cls, localns=vars(cls).get("__atdata_names__"), include_extras=True)
+        hints = typing.get_type_hints(cls, localns=names or None, include_extras=True)
     except NameError as error:
-        raise SchemaError(f"{name}: an annotation names {error.name!r}, which is not defined where {name} is") from None
+        raise UnknownNameError(
+            f"an annotation names {error.name!r}, which is not defined where {name} is", field=name
+        ) from None
     fields = []
     for f in dataclasses.fields(cls):
         if not f.init:

@@ -160,7 +160,8 @@ def _unwrap(value: Any, want: type) -> Any:
         if want is float and type(item) is int:
             return float(item)
     elif isinstance(value, want) and not (want is int and isinstance(value, bool)):
-        return want(value)
+        # str() of a member of `class Color(str, Enum)` is its name, not the text it is.
+        return str.__str__(value) if want is str else want(value)
     raise Mismatch(f"expected {want.__name__}, got {kind_of(value)}")
 
 
@@ -190,6 +191,7 @@ def _array(node: Array) -> Wire:
     def wire(value: Any) -> bytes:
         if not isinstance(value, np.ndarray):
             raise Mismatch(f"expected ndarray, got {kind_of(value)}")
+        _refuse_mask(value)
         if wrong := node.mismatch(value.dtype, value.shape):
             raise Mismatch(wrong)
         try:
@@ -198,6 +200,11 @@ def _array(node: Array) -> Wire:
             raise Mismatch(str(error)) from None
 
     return wire
+
+
+def _refuse_mask(value: Any) -> None:
+    if isinstance(value, np.ma.MaskedArray):
+        raise Mismatch("the mask of a masked array cannot be stored; use its filled() or store both parts")
 
 
 def _each(item: Wire, value: Any) -> list[Any]:
@@ -349,6 +356,7 @@ class ArrayWriter:
                 return b"\xc0", None
             if not isinstance(value, np.ndarray):
                 raise _expected(self._node, value)
+            _refuse_mask(value)
             value = np.asarray(value)
         prefix = self._cache.get((value.dtype, value.shape))
         if prefix is None:

@@ -345,9 +345,12 @@ def _union(args: tuple[Any, ...], path: str) -> FieldType:
 
 
 def _literal(args: tuple[Any, ...], path: str) -> FieldType:
+    if not args:
+        raise SchemaError("a Literal without values can hold nothing", field=path)
     for value in args:
         if not (value is None or type(value) in (str, int, bool)):
             raise SchemaError(f"Literal value {value!r} is not a str, int, bool or None", field=path)
+        _check_range(value, path)
     return LiteralOf(args)
 
 
@@ -355,4 +358,11 @@ def _enum(cls: type[enum.Enum], path: str) -> FieldType:
     members = list(cls)
     if issubclass(cls, enum.Flag) or not members or any(type(m.value) not in (str, int) for m in members):
         raise SchemaError(f"Enum {cls.__name__} must have members, with values of str or int", field=path)
+    for member in members:
+        _check_range(member.value, path)
     return EnumOf(cls)
+
+
+def _check_range(value: Any, path: str) -> None:
+    if type(value) is int and not -(2**63) <= value < 2**64:
+        raise SchemaError(f"{value} does not fit into 64 bits", field=path)

@@ -6,6 +6,7 @@ import dataclasses
 import sys
 import typing
 import uuid
+from collections.abc import Iterator
 from typing import Any, Protocol, TypeVar, dataclass_transform, runtime_checkable
 
 import numpy as np
@@ -13,7 +14,7 @@ import numpy as np
 from atdata.errors import SampleDecodeError, SchemaError
 from atdata.samples import codec
 
-__all__ = ["Packable", "equal_values", "pack", "packable", "unpack"]
+__all__ = ["MEMBERS", "Packable", "equal_values", "make_packable", "pack", "packable", "unpack"]
 
 T = TypeVar("T")
 
@@ -65,43 +66,63 @@ def packable(cls: type[T]) -> type[T]:
         >>> unpack(pack(one), Digit) == one
         True
     """
-    own_eq = "__eq__" in vars(cls) and not _made_by_dataclass(vars(cls)["__eq__"])
-    fresh = "__dataclass_fields__" not in vars(cls)
-    made: type[T] = dataclasses.dataclass(eq=False)(cls) if fresh else cls
-    members = {"from_data": _from_data, "from_bytes": _from_bytes, "packed": _packed, "as_wds": _as_wds}
-    for f in dataclasses.fields(made):  # type: ignore[arg-type]
-        if f.name in members:
-            raise SchemaError(
-                f"{f.name!r} is a name every packable class has; rename the field",
-                field=f"{cls.__name__}.{f.name}",
-            )
-    for name, member in members.items():
-        if name not in vars(made):
-            setattr(made, name, member)
-    if not own_eq:
-        made.__eq__ = _equal  # type: ignore[method-assign]
-        if fresh:
-            made.__hash__ = None  # type: ignore[assignment]
+    made = make_packable(cls)
     # Annotations as text may name classes local to a function; those are only known now.
-    try:
-        typing.get_type_hints(made, include_extras=True)
-    except NameError:
-        local = sys._getframe(1).f_locals
-        words = {w for a in vars(made).get("__annotations__", {}).values() if isinstance(a, str) for w in _words(a)}
+    hints = vars(made).get("__annotations__", {}).values()
+    frame = sys._getframe(1)
+    local = {} if frame.f_locals is frame.f_globals else frame.f_locals
+    words = {word for hint in hints for text in _texts(hint) for word in _words(text)}
+    if words:
         names = {w: local[w] for w in words if w in local}
-        names[cls.__name__] = made
-        made.__atdata_names__ = names  # type: ignore[attr-defined]
-        try:
-            typing.get_type_hints(made, localns=names, include_extras=True)
-        except NameError:
-            return made  # a class defined later in the module: checked on first use
-    codec.plan(made)
+        made.__atdata_names__ = {**names, cls.__name__: made}  # type: ignore[attr-defined]
+    try:
+        codec.plan(made)
+    except codec.UnknownNameError:
+        return made  # a class defined later in the module: checked on first use
     return made
+
+
+def _texts(hint: Any) -> Iterator[str]:
+    """Annotations that are text, also inside others: `list["Node"]`."""
+    if isinstance(hint, str):
+        yield hint
+    elif isinstance(hint, typing.ForwardRef):
+        yield hint.__forward_arg__
+    else:
+        for arg in typing.get_args(hint):
+            yield from _texts(arg)
 
 
 def _made_by_dataclass(function: Any) -> bool:
     # `dataclass` compiles its methods from text; a method in a file is the user's own.
     return getattr(getattr(function, "__code__", None), "co_filename", "") == "<string>"
+
+
+def make_packable(cls: type[T]) -> type[T]:
+    """`cls` as a dataclass with the members of a packable class; its field types are not looked at yet."""
+    fresh = "__dataclass_fields__" not in vars(cls)
+    own_eq, own_hash = "__eq__" in vars(cls), "__hash__" in vars(cls)
+    made: type[T] = dataclasses.dataclass(eq=False)(cls) if fresh else cls
+    for f in dataclasses.fields(made):  # type: ignore[arg-type]
+        if f.name in MEMBERS:
+            raise SchemaError(
+                f"{f.name!r} is a name every packable class has; rename the field",
+                field=f"{cls.__name__}.{f.name}",
+            )
+    for name, member in MEMBERS.items():
+        if name not in vars(made):
+            setattr(made, name, member)
+    if (fresh and not own_eq) or (not fresh and _generated_eq(made)):
+        made.__eq__ = _equal  # type: ignore[method-assign]
+    if fresh and not own_eq and not own_hash:
+        made.__hash__ = None  # type: ignore[assignment]
+    return made
+
+
+def _generated_eq(cls: type) -> bool:
+    """Whether `__eq__` is the one `dataclasses.dataclass` writes, which fails on arrays."""
+    code = getattr(vars(cls).get("__eq__"), "__code__", None)
+    return code is not None and code.co_filename == "<string>"
 
 
 def _words(annotation: str) -> list[str]:
@@ -168,3 +189,6 @@ def _wds(self: Any) -> dict[str, Any]:
 
 
 _as_wds = property(_wds, doc="A new key and the sample's bytes, ready for `webdataset.TarWriter`.")
+
+# The names every packable class has, which therefore cannot be fields.
+MEMBERS = {"from_data": _from_data, "from_bytes": _from_bytes, "packed": _packed, "as_wds": _as_wds}

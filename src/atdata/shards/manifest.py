@@ -13,7 +13,7 @@
 | `__dtype__f`   | string               | its `dtype.str`; only where not the same in every row            |
 | `__shape__f`   | list of int64        | its shape; only where not the same in every row                  |
 
-An offset is null where the sample's field is None or not in the compact layout. The file's key-value metadata has
+An offset is null where the sample's field is None; a field with structured arrays has no column. The file's key-value metadata has
 `atdata` (JSON): format version, size and SHA-256 of the shard, and dtype and shape of the uniform arrays.
 
 `shard-000000.manifest.json` is the header other tools know: counts and aggregates.
@@ -21,6 +21,7 @@ An offset is null where the sample's field is None or not in the compact layout.
 
 from __future__ import annotations
 
+import enum
 import functools
 import json
 import math
@@ -84,6 +85,14 @@ class ArrayColumn:
             return 0
         steps = np.diff(self.offsets)
         return int(steps[0]) if (steps == steps[0]).all() else None
+
+    def missing(self, start: int, stop: int) -> bool:
+        """Whether any of the samples from `start` up to `stop` has no array here."""
+        return self._any_missing and bool((self.offsets[start:stop] < 0).any())
+
+    @functools.cached_property
+    def _any_missing(self) -> bool:
+        return bool((self.offsets < 0).any())
 
 
 class Manifest:
@@ -196,6 +205,8 @@ class ManifestBuilder:
         arrays: dict[str, Any] = {}
         for j, (_, name) in enumerate(self._arrays):
             relative = np.array([row[j] for row in self._raw], np.int64)
+            if any(at < 0 and kind is not _NO_ARRAY for at, kind in zip(relative, self._kinds[j], strict=True)):
+                continue  # structured arrays have no raw elements to point at
             columns[f"__offset__{name}"] = pa.array(at + relative, mask=relative < 0)
             arrays[name] = self._uniform(name, self._kinds[j], relative, columns)
         meta = {"format": FORMAT, "shard_size": shard_size, "shard_sha256": shard_sha256, "arrays": arrays}
@@ -226,7 +237,7 @@ _LONG_TEXT = 256  # text longer than this on average would make the manifest as 
 
 def _scalar_column(values: list[Any], kind: pa.DataType) -> pa.Array | None:
     """The values as an Arrow column; None where they are too large to stand in a manifest."""
-    plain = [v.item() if isinstance(v, np.generic) else v for v in values]
+    plain = [_plain(v) for v in values]
     if pa.types.is_string(kind):
         if sum(map(len, filter(None, plain))) > _LONG_TEXT * len(plain):
             return None
@@ -238,7 +249,18 @@ def _scalar_column(values: list[Any], kind: pa.DataType) -> pa.Array | None:
             except (OverflowError, pa.ArrowInvalid):
                 continue
         return None
+    if pa.types.is_timestamp(kind):
+        zones = {v.tzinfo is None for v in plain if v is not None}
+        if len(zones) > 1:  # times with and without a zone have no common order
+            return None
+        kind = pa.timestamp("us") if zones == {True} else kind
     return pa.array(plain, kind)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    return value.value if isinstance(value, enum.Enum) else value
 
 
 def to_parquet(manifest: Manifest) -> bytes:

@@ -15,7 +15,18 @@ from typing import IO, Any, NamedTuple, Protocol
 
 from atdata.errors import ShardFormatError, TruncatedShardError
 
-__all__ = ["BLOCK", "BufferSource", "Member", "Source", "StreamSource", "end_of_archive", "header", "padding", "walk"]
+__all__ = [
+    "BLOCK",
+    "BufferSource",
+    "Member",
+    "Source",
+    "StreamSource",
+    "archive_size",
+    "end_of_archive",
+    "header",
+    "padding",
+    "walk",
+]
 
 BLOCK = 512
 _RECORD = 20 * BLOCK
@@ -68,10 +79,15 @@ def padding(size: int) -> bytes:
     return _ZERO[: -size % BLOCK]
 
 
+def archive_size(position: int) -> int:
+    """Size of a finished archive whose members take `position` bytes."""
+    end = position + 2 * BLOCK
+    return end + (-end % _RECORD)
+
+
 def end_of_archive(position: int) -> bytes:
     """The end marker for an archive of `position` bytes: two zero blocks, then zeros to a whole record."""
-    end = position + 2 * BLOCK
-    return bytes(2 * BLOCK + (-end % _RECORD))
+    return bytes(archive_size(position) - position)
 
 
 class Member(NamedTuple):
@@ -190,7 +206,8 @@ def walk(source: Source) -> Iterator[Member]:
     Raises:
         TruncatedShardError: the end marker is missing, or a member is cut short.
         ShardFormatError: a header that is no tar header; a link, device or sparse member; an absolute name or one
-            with `..`; a member that comes twice; data behind the end marker.
+            with `..`; a member that comes twice; headers that readers understand differently; data behind the end
+            marker.
     """
     seen: set[str] = set()
     long_name: str | None = None
@@ -211,6 +228,10 @@ def walk(source: Source) -> Iterator[Member]:
                 raise TruncatedShardError(
                     "the archive ends in the middle of its end marker; fetch or write it again", offset=start
                 )
+            if first >= 0:
+                raise TruncatedShardError(
+                    "the archive ends behind an extension header, without its member", offset=first
+                )
             if second != _ZERO or not source.rest_is_zero():
                 raise ShardFormatError(
                     "there is data behind the end-of-archive marker: archives were joined, or zeros overwrite a part",
@@ -223,12 +244,16 @@ def walk(source: Source) -> Iterator[Member]:
                 raise ShardFormatError(f"an extension header of {size} bytes is too large", offset=start)
             if body is None:
                 raise TruncatedShardError("the archive is cut inside an extension header", offset=start)
+            if (typeflag in b"xX" and pax) or (typeflag == b"L" and long_name is not None):
+                raise ShardFormatError("a member has two extension headers of one kind", offset=start)
             if typeflag in b"xX":
                 pax = _parse_pax(bytes(body), start)
             elif typeflag == b"L":
                 long_name = bytes(body).rstrip(b"\0").decode("utf-8", "surrogateescape")
             elif typeflag == b"g":
-                _parse_pax(bytes(body), start)
+                common = _parse_pax(bytes(body), start)
+                if "path" in common or "size" in common:
+                    raise ShardFormatError("a PAX header gives all members one name or size", offset=start)
             if first < 0:
                 first = start
             continue
@@ -237,11 +262,12 @@ def walk(source: Source) -> Iterator[Member]:
         if long_name is not None:
             name = long_name
         if pax:
-            name = pax.get("path", name)
+            name = pax.get("path") or name
             size = _pax_size(pax, size, start)
         long_name, pax = None, {}
         if typeflag == b"5" or (typeflag == b"\0" and name.endswith("/")):
-            source.payload(size)
+            if size:  # some readers pass over so many bytes, others find members there
+                raise ShardFormatError(f"the directory {name!r} has contents of its own", offset=start)
             first = -1
             continue
         _check_member(name, typeflag, start)

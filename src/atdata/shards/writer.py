@@ -116,8 +116,11 @@ class ShardWriter:
     def __len__(self) -> int:
         return len(self._builder)
 
-    def add(self, key: str, sample: Any) -> None:
-        """Append one sample; nothing is appended when it raises.
+    def add(self, key: str, sample: Any, limit: int | None) -> bool:
+        """Append one sample, unless the finished shard would then be larger than `limit` bytes.
+
+        Returns:
+            Whether it was appended. When it was not, or when this raises, the shard is as before.
 
         Raises:
             SampleTypeError: the sample does not fit its type.
@@ -133,16 +136,19 @@ class ShardWriter:
         # One copy, so that a generator may reuse its arrays for the next sample.
         payload = b"".join(encoded.parts)
         head = tar.header(f"{key}.msgpack", len(payload))
+        pad = tar.padding(len(payload))
+        grown = len(head) + len(payload) + len(pad)
+        if limit is not None and tar.archive_size(self.size + grown) > limit:
+            return False
         digest = hashlib.sha256(payload).digest()
         self._builder.add(key, self.size + len(head), len(payload), digest, encoded.values, encoded.raw)
         self._keys.add(key)
-        pad = tar.padding(len(payload))
         self._pending += (head, payload, pad)
-        grown = len(head) + len(payload) + len(pad)
         self.size += grown
         self._pending_size += grown
         if self._pending_size >= _CHUNK:
             self._flush()
+        return True
 
     def _flush(self) -> None:
         chunk = b"".join(self._pending)

@@ -1,0 +1,76 @@
+"""Typed datasets in plain WebDataset tar shards: stored anywhere, found by name, checked to the byte.
+
+The public names are here; each is imported when it is first used, so `import atdata` costs next to nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from atdata.cid import generate_cid, verify_cid
+    from atdata.datasets.batch import SampleBatch
+    from atdata.datasets.dataset import Dataset
+    from atdata.datasets.sources import DataSource
+    from atdata.errors import AtdataError
+    from atdata.samples.dictsample import DictSample
+    from atdata.samples.fields import Shape
+    from atdata.samples.images import Image
+    from atdata.samples.packable import Packable, pack, packable, unpack
+    from atdata.samples.schema import Schema
+    from atdata.stores.base import AbstractDataStore
+    from atdata.stores.disk import LocalDiskStore
+
+_HOMES = {
+    "AbstractDataStore": "atdata.stores.base",
+    "AtdataError": "atdata.errors",
+    "DataSource": "atdata.datasets.sources",
+    "Dataset": "atdata.datasets.dataset",
+    "DictSample": "atdata.samples.dictsample",
+    "Image": "atdata.samples.images",
+    "LocalDiskStore": "atdata.stores.disk",
+    "Packable": "atdata.samples.packable",
+    "SampleBatch": "atdata.datasets.batch",
+    "Schema": "atdata.samples.schema",
+    "Shape": "atdata.samples.fields",
+    "generate_cid": "atdata.cid",
+    "pack": "atdata.samples.packable",
+    "packable": "atdata.samples.packable",
+    "unpack": "atdata.samples.packable",
+    "verify_cid": "atdata.cid",
+}
+
+__all__ = [
+    "AbstractDataStore",
+    "AtdataError",
+    "DataSource",
+    "Dataset",
+    "DictSample",
+    "Image",
+    "LocalDiskStore",
+    "Packable",
+    "SampleBatch",
+    "Schema",
+    "Shape",
+    "generate_cid",
+    "pack",
+    "packable",
+    "unpack",
+    "verify_cid",
+]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'atdata' has no attribute {name!r}")
+    import importlib
+
+    value = globals()[name] = getattr(importlib.import_module(home), name)
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

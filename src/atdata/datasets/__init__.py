@@ -1,0 +1,1 @@
+"""How shards are read: the dataset, its steps, its batches."""

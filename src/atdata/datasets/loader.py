@@ -1,0 +1,113 @@
+"""Going through a dataset: samples or batches, in order, as often as asked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from atdata.datasets import steps
+from atdata.datasets.batch import Rows, SampleBatch
+from atdata.shards.reader import BufferShard
+
+if TYPE_CHECKING:
+    from atdata.datasets.dataset import Dataset
+
+__all__ = ["Loader"]
+
+T = TypeVar("T")
+
+
+class Loader(Generic[T]):
+    """A dataset's samples, or batches of them, each time it is iterated.
+
+    `len()` is the number of samples or batches; it needs a dataset whose length is known.
+    """
+
+    def __init__(self, dataset: Dataset[Any], batch_size: int | None) -> None:
+        if batch_size is not None and batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, not {batch_size}")
+        self._dataset = dataset
+        self._batch_size = batch_size
+
+    def __len__(self) -> int:
+        samples = len(self._dataset)
+        return samples if self._batch_size is None else -(-samples // self._batch_size)
+
+    def __iter__(self) -> Iterator[T]:
+        return self._samples() if self._batch_size is None else self._batches(self._batch_size)  # type: ignore[return-value]
+
+    def _samples(self) -> Iterator[Any]:
+        dataset = self._dataset
+        if dataset._located is None or dataset._steps:
+            for _, sample in dataset.keyed():
+                yield sample
+            return
+        # Without steps nobody needs the keys.
+        for number, shard in enumerate(dataset._shards().shards()):
+            count = 0
+            for sample in shard.samples(dataset._stored_type):
+                yield sample
+                count += 1
+            dataset._check_count(number, count)
+
+    def _batches(self, size: int) -> Iterator[SampleBatch[Any]]:
+        dataset = self._dataset
+        # Counting samples changes no value, so batches can stay where they lie.
+        lazy = all(isinstance(step, steps.Take) for step in dataset._steps)
+        if dataset._located is not None and lazy:
+            yield from self._lazy_batches(size)
+            return
+        waiting = []
+        for _, sample in dataset.keyed():
+            waiting.append(sample)
+            if len(waiting) == size:
+                yield SampleBatch(waiting, dataset.sample_type)
+                waiting = []
+        if waiting:
+            yield SampleBatch(waiting, dataset.sample_type)
+
+    def _lazy_batches(self, size: int) -> Iterator[SampleBatch[Any]]:
+        dataset = self._dataset
+        sample_type = dataset.sample_type
+        left = dataset._after_steps(1 << 62) or 0
+        rows: list[Rows] = []
+        have = 0
+        waiting: list[Any] = []  # of shards without a manifest
+        shards = dataset._shards().shards() if left else iter(())
+        for number, shard in enumerate(shards):
+            if not isinstance(shard, BufferShard) or shard.manifest is None:
+                # From here on samples are decoded; what waits of earlier shards is decoded with them.
+                waiting += SampleBatch.of_rows(rows, sample_type).samples
+                rows, have = [], 0
+                count = 0
+                for sample in shard.samples(dataset._stored_type):
+                    count += 1
+                    waiting.append(sample)
+                    left -= 1
+                    if len(waiting) == size:
+                        yield SampleBatch(waiting, sample_type)
+                        waiting = []
+                    if left == 0:
+                        break
+                else:
+                    dataset._check_count(number, count)
+            else:
+                total = len(shard)
+                at = 0
+                while at < total and left:
+                    n = min(size - have - len(waiting), total - at, left)
+                    rows.append(Rows(shard, at, at + n))
+                    at += n
+                    have += n
+                    left -= n
+                    if have + len(waiting) == size:
+                        yield self._batch(waiting, rows)
+                        rows, have, waiting = [], 0, []
+            if left == 0:
+                break
+        if rows or waiting:
+            yield self._batch(waiting, rows)
+
+    def _batch(self, waiting: list[Any], rows: list[Rows]) -> SampleBatch[Any]:
+        lazy: SampleBatch[Any] = SampleBatch.of_rows(rows, self._dataset.sample_type)
+        return SampleBatch(waiting + lazy.samples, self._dataset.sample_type) if waiting else lazy

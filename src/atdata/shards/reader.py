@@ -1,0 +1,267 @@
+"""Reading one shard: its samples in order, one by number or key, and whole columns of them."""
+
+from __future__ import annotations
+
+import abc
+from array import array
+from collections.abc import Callable, Iterator
+from typing import IO, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from atdata.errors import AtdataError, SampleDecodeError
+from atdata.samples import codec
+from atdata.samples.dictsample import DictSample
+from atdata.shards.compression import open_archive
+from atdata.shards.grouping import RawSample, group
+from atdata.shards.manifest import Manifest
+from atdata.shards.members import decoder
+from atdata.shards.tar import BufferSource, StreamSource, walk
+
+__all__ = ["BufferShard", "Shard", "StreamShard"]
+
+
+class Shard(abc.ABC):
+    """One shard open for reading.
+
+    Attributes:
+        url: its place, for messages.
+        manifest: what lies where in it, or None.
+    """
+
+    url: str
+    manifest: Manifest | None = None
+
+    @abc.abstractmethod
+    def __len__(self) -> int:
+        """Number of samples."""
+
+    @abc.abstractmethod
+    def key(self, row: int) -> str:
+        """The key of sample `row`."""
+
+    @abc.abstractmethod
+    def find(self, key: str) -> int | None:
+        """The number of the first sample with that key; None when there is none."""
+
+    @abc.abstractmethod
+    def raw(self, start: int = 0, stop: int | None = None) -> Iterator[RawSample]:
+        """The samples from `start` up to `stop` as they lie in the archive."""
+
+    def keyed(self, sample_type: type, start: int = 0, stop: int | None = None) -> Iterator[tuple[str, Any]]:
+        """Key and sample, from `start` up to `stop`."""
+        decode = decoder(sample_type)
+        raws = self.raw(start, stop)
+        while True:
+            try:
+                raw = next(raws, None)
+                if raw is None:
+                    return
+                sample = decode(raw)
+            except AtdataError as error:
+                error.at(url=self.url)
+                raise
+            yield raw.key, sample
+
+    def samples(self, sample_type: type, start: int = 0, stop: int | None = None) -> Iterator[Any]:
+        """The samples from `start` up to `stop`."""
+        for _, sample in self.keyed(sample_type, start, stop):
+            yield sample
+
+
+class BufferShard(Shard):
+    """A shard in memory or mapped from a file: samples are views of it.
+
+    Args:
+        url: its place, for messages.
+        buffer: the whole uncompressed archive.
+        manifest: a manifest known to be its own; without one the archive's headers are walked.
+    """
+
+    def __init__(self, url: str, buffer: memoryview, manifest: Manifest | None = None) -> None:
+        self.url = url
+        self.buffer = buffer
+        self.manifest = manifest
+        self._walked: tuple[list[str], array[int]] | None = None
+        self._numbers: dict[str, int] | None = None
+
+    def __len__(self) -> int:
+        return len(self.manifest) if self.manifest is not None else len(self._index()[0])
+
+    def key(self, row: int) -> str:
+        """The key of sample `row`."""
+        return self.manifest.keys[row] if self.manifest is not None else self._index()[0][row]
+
+    def find(self, key: str) -> int | None:
+        """The number of the first sample with that key; None when there is none."""
+        if self.manifest is not None:
+            return self.manifest.numbers.get(key)
+        if self._numbers is None:
+            self._numbers = {}
+            for row, name in enumerate(self._index()[0]):
+                self._numbers.setdefault(name, row)
+        return self._numbers.get(key)
+
+    def _index(self) -> tuple[list[str], array[int]]:
+        """Keys, and where each sample's first header begins."""
+        if self._walked is None:
+            keys, starts = [], array("q")
+            try:
+                for raw in group(walk(BufferSource(self.buffer))):
+                    keys.append(raw.key)
+                    starts.append(raw.start)
+            except AtdataError as error:
+                error.at(url=self.url)
+                raise
+            self._walked = keys, starts
+        return self._walked
+
+    def payload(self, row: int) -> memoryview:
+        """The payload of sample `row`; needs a manifest."""
+        assert self.manifest is not None
+        offset = int(self.manifest.offsets[row])
+        return self.buffer[offset : offset + int(self.manifest.sizes[row])]
+
+    def raw(self, start: int = 0, stop: int | None = None) -> Iterator[RawSample]:
+        """The samples from `start` up to `stop` as they lie in the archive."""
+        if self.manifest is not None:
+            rows = zip(
+                self.manifest.keys[start:stop],
+                self.manifest.offsets[start:stop].tolist(),
+                self.manifest.sizes[start:stop].tolist(),
+                strict=True,
+            )
+            buffer = self.buffer
+            for key, offset, size in rows:
+                yield RawSample(key, offset, {"msgpack": buffer[offset : offset + size]})
+            return
+        source = BufferSource(self.buffer)
+        if start or stop is not None:
+            starts = self._index()[1]
+            start, stop, _ = slice(start, stop).indices(len(starts))
+            if start >= stop:
+                return
+            source.position = starts[start]
+        left = None if stop is None else stop - start
+        for raw in group(walk(source)):
+            yield raw
+            if left is not None:
+                left -= 1
+                if left == 0:
+                    return
+
+    def samples(self, sample_type: type, start: int = 0, stop: int | None = None) -> Iterator[Any]:
+        """The samples from `start` up to `stop`."""
+        if self.manifest is None:
+            yield from super().samples(sample_type, start, stop)
+            return
+        decode = payload_decoder(sample_type)
+        buffer = self.buffer
+        offsets = self.manifest.offsets[start:stop].tolist()
+        ends = (self.manifest.offsets[start:stop] + self.manifest.sizes[start:stop]).tolist()
+        row = start
+        try:
+            for offset, end in zip(offsets, ends, strict=True):
+                sample = decode(buffer[offset:end])
+                yield sample
+                row += 1
+        except SampleDecodeError as error:
+            if error.key is None and error.url is None:
+                error.at(url=self.url, offset=int(self.manifest.offsets[row]), key=self.key(row))
+            raise
+
+    def sample(self, sample_type: type, row: int) -> Any:
+        """Sample `row`."""
+        for sample in self.samples(sample_type, row, row + 1):
+            return sample
+        raise IndexError(row)
+
+    def gather(self, field: str, start: int, stop: int, out: NDArray[Any] | None = None) -> Any:
+        """The values of one field for the samples from `start` up to `stop`, without decoding any.
+
+        Args:
+            field: a field the manifest describes.
+            out: where arrays are copied to, of shape (stop - start, …); only when the field is uniform.
+
+        Returns:
+            For scalars a list; for arrays `out`, or a list of new arrays (None where there is none).
+        """
+        assert self.manifest is not None
+        if field not in self.manifest.array_fields:
+            return self.manifest.column(field)[start:stop]
+        column = self.manifest.array(field)
+        if out is not None:
+            assert column.shape is not None
+            if column.stride is not None and column.stride >= 0:
+                np.copyto(out, self._strided(column.offsets[start], stop - start, column.stride, out))
+            else:
+                for i, at in enumerate(column.offsets[start:stop].tolist()):
+                    out[i] = np.ndarray(column.shape, column.dtype, self.buffer, at)
+            return out
+        arrays: list[NDArray[Any] | None] = []
+        for row in range(start, stop):
+            at = int(column.offsets[row])
+            if at < 0:
+                arrays.append(None)
+                continue
+            dtype, shape = column.describe(row)
+            arrays.append(np.ndarray(shape, dtype, self.buffer, at).copy())
+        return arrays
+
+    def _strided(self, offset: int, count: int, stride: int, like: NDArray[Any]) -> NDArray[Any]:
+        # One view over all rows; NumPy itself checks that it stays inside the buffer.
+        return np.ndarray((count, *like.shape[1:]), like.dtype, self.buffer, int(offset), (stride, *like.strides[1:]))
+
+
+class StreamShard(Shard):
+    """A shard that can only be read from front to back: compressed, or behind a plain stream.
+
+    Args:
+        url: its place, for messages.
+        open: gives a new stream from the beginning.
+    """
+
+    def __init__(self, url: str, open: Callable[[], IO[bytes]]) -> None:
+        self.url = url
+        self._open = open
+        self._keys: list[str] | None = None
+
+    def raw(self, start: int = 0, stop: int | None = None) -> Iterator[RawSample]:
+        """The samples from `start` up to `stop`; what comes before is read and passed over."""
+        with self._open() as stream:
+            for row, raw in enumerate(group(walk(StreamSource(open_archive(stream))))):
+                if stop is not None and row >= stop:
+                    return
+                if row >= start:
+                    yield raw
+
+    def _all_keys(self) -> list[str]:
+        if self._keys is None:
+            try:
+                self._keys = [raw.key for raw in self.raw()]
+            except AtdataError as error:
+                error.at(url=self.url)
+                raise
+        return self._keys
+
+    def __len__(self) -> int:
+        return len(self._all_keys())
+
+    def key(self, row: int) -> str:
+        """The key of sample `row`."""
+        return self._all_keys()[row]
+
+    def find(self, key: str) -> int | None:
+        """The number of the first sample with that key; None when there is none."""
+        try:
+            return self._all_keys().index(key)
+        except ValueError:
+            return None
+
+
+def payload_decoder(sample_type: type) -> Callable[[memoryview], Any]:
+    """What turns the payload of a `.msgpack` member into a sample of that type."""
+    if issubclass(sample_type, DictSample):
+        return sample_type.from_bytes
+    return codec.plan(sample_type).decode

@@ -1,0 +1,245 @@
+"""What a data store promises, and the machinery that ours share."""
+
+from __future__ import annotations
+
+import abc
+import re
+from collections.abc import Iterator, Sequence
+from typing import IO, Any, Protocol, runtime_checkable
+
+from atdata.errors import UnsafeNameError
+from atdata.stores.record import CommitRecord, ShardInfo
+
+__all__ = [
+    "AbstractDataStore",
+    "DataStore",
+    "SampleSource",
+    "Sink",
+    "StoredObject",
+    "Transaction",
+    "WrittenShards",
+    "check_prefix",
+]
+
+MAXCOUNT = 10_000
+MAXSIZE = 256 << 20
+
+
+@runtime_checkable
+class AbstractDataStore(Protocol):
+    """The whole public contract of a data store: a class with these three methods works everywhere."""
+
+    def write_shards(self, ds: Any, *, prefix: str, **kwargs: Any) -> list[str]:
+        """Write a dataset's samples as shards under `prefix`; returns their URLs in order."""
+
+    def read_url(self, url: str) -> str:
+        """What plain `webdataset.WebDataset(...)` can open by itself: a path or an https URL."""
+
+    def supports_streaming(self) -> bool:
+        """Whether the bytes behind `read_url` can be used as they arrive."""
+
+
+class SampleSource(Protocol):
+    """What can be written: samples of one type with their keys. Every `Dataset` is one."""
+
+    @property
+    def sample_type(self) -> type:
+        """The class of the samples."""
+
+    def keyed(self) -> Iterator[tuple[str | None, Any]]:
+        """Key and sample, in order; key None where the store shall number it."""
+
+    def known_length(self) -> int | None:
+        """The number of samples when it is known without reading them."""
+
+
+class WrittenShards(list[str]):
+    """The URLs of written shards, in order, with what is known of each.
+
+    Attributes:
+        record: the commit record: schema, content identifier, and size, sample count and SHA-256 of each shard.
+    """
+
+    def __init__(self, urls: Sequence[str], record: CommitRecord) -> None:
+        super().__init__(urls)
+        self.record = record
+
+    @property
+    def shards(self) -> tuple[ShardInfo, ...]:
+        """Size, number of samples and SHA-256 of each shard."""
+        return self.record.shards
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (WrittenShards, (list(self), self.record))
+
+
+class Sink(abc.ABC):
+    """A new object that exists when `close` returns, whole, or not at all."""
+
+    @abc.abstractmethod
+    def write(self, data: bytes) -> None:
+        """Append bytes."""
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Make the object durable; after this it is part of the transaction."""
+
+    @abc.abstractmethod
+    def abort(self) -> None:
+        """Throw the bytes away; does nothing after `close`."""
+
+
+class Transaction(abc.ABC):
+    """One writer's work under one prefix: nothing of it is a dataset before `commit` returns."""
+
+    @abc.abstractmethod
+    def create(self, name: str) -> Sink:
+        """A sink for a new object `name` under the prefix."""
+
+    @abc.abstractmethod
+    def commit(self, record: CommitRecord) -> list[str]:
+        """Make everything written the dataset at the prefix, atomically; returns the shards' URLs."""
+
+    @abc.abstractmethod
+    def abort(self) -> None:
+        """Leave the prefix as it was before."""
+
+
+class StoredObject(abc.ABC):
+    """An object open for reading.
+
+    Attributes:
+        url: where it lies.
+        size: its length in bytes.
+    """
+
+    url: str
+    size: int
+
+    @abc.abstractmethod
+    def read(self, start: int, stop: int) -> bytes:
+        """The bytes from `start` up to `stop`; exactly that many, or an error."""
+
+    def read_many(self, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        """The bytes of several ranges, in the order asked for."""
+        return [self.read(start, stop) for start, stop in ranges]
+
+    @abc.abstractmethod
+    def stream(self) -> IO[bytes]:
+        """The bytes from the beginning, as they arrive."""
+
+
+class DataStore(abc.ABC):
+    """Base of atdata's own stores: `write_shards` once, over a few primitives.
+
+    A subclass gives `begin`, `open`, `list` and `delete`, and the two small methods of the public contract.
+    """
+
+    def write_shards(
+        self,
+        ds: SampleSource,
+        *,
+        prefix: str,
+        maxcount: int = MAXCOUNT,
+        maxsize: int = MAXSIZE,
+        overwrite: bool = False,
+        manifest: bool = True,
+        progress: bool | None = None,
+    ) -> WrittenShards:
+        """Write the samples of `ds` as shards `{prefix}/shard-000000.tar`, … and commit them as one dataset.
+
+        Either the whole dataset is there afterwards or the prefix is as it was, also when the process is killed. Samples
+        are taken one at a time; memory stays bounded whatever the dataset's size.
+
+        Args:
+            ds: a `Dataset`, after its steps; keys are kept, and samples without one are numbered.
+            prefix: path under the store's root, `/` between parts.
+            maxcount: most samples in one shard.
+            maxsize: most bytes in one shard file; only a single sample that is larger by itself exceeds it.
+            overwrite: replace a dataset that is there; without it that is an error.
+            manifest: also write the manifest beside each shard that makes reading fast.
+            progress: show samples, rate and time left on the terminal (nothing where stderr is none).
+
+        Returns:
+            The shards' URLs, a list that also has their sizes, counts and digests.
+
+        Raises:
+            DatasetExistsError: there is a dataset (or files that would be overwritten) at `prefix`.
+            StoreBusyError: another writer is at work on `prefix`.
+            EmptyDatasetError: `ds` gave no sample.
+            SampleTypeError: a sample does not fit its type; the message names sample and field.
+            UnsafeNameError: `prefix` or a key cannot be used.
+            StoreError: the bytes could not be stored (a full disk, a lost connection).
+        """
+        from atdata.stores.write import write_shards
+
+        return write_shards(
+            self,
+            ds,
+            prefix=check_prefix(prefix),
+            maxcount=maxcount,
+            maxsize=maxsize,
+            overwrite=overwrite,
+            manifest=manifest,
+            progress=bool(progress),
+        )
+
+    @abc.abstractmethod
+    def read_url(self, url: str) -> str:
+        """What plain `webdataset.WebDataset(...)` can open by itself."""
+
+    @abc.abstractmethod
+    def supports_streaming(self) -> bool:
+        """Whether the bytes behind `read_url` can be used as they arrive."""
+
+    @abc.abstractmethod
+    def begin(self, prefix: str, *, overwrite: bool) -> Transaction:
+        """Start writing under `prefix`."""
+
+    @abc.abstractmethod
+    def open(self, url: str) -> StoredObject:
+        """Open the object at `url` (as `write_shards` and `list` give it) for reading.
+
+        Raises:
+            DatasetNotFoundError: there is none.
+        """
+
+    @abc.abstractmethod
+    def list(self, prefix: str = "") -> Iterator[str]:
+        """URLs of the objects under `prefix`, sorted; nothing of unfinished writes."""
+
+    @abc.abstractmethod
+    def delete(self, prefix: str) -> None:
+        """Remove the dataset at `prefix`: its record first, then its files; nothing else there is touched.
+
+        Raises:
+            DatasetNotFoundError: there is no dataset.
+            StoreBusyError: a writer is at work on it.
+        """
+
+
+_BAD = re.compile(r"[\0-\x1f\x7f\\]")
+
+
+def check_prefix(prefix: str) -> str:
+    """`prefix` without a trailing slash.
+
+    Raises:
+        UnsafeNameError: it is empty or absolute, has empty or dot parts, control characters or backslashes.
+    """
+    clean = prefix.removesuffix("/")
+    parts = clean.split("/")
+    if (
+        not clean
+        or len(clean.encode("utf-8", "surrogatepass")) > 900
+        or any(
+            p in ("", ".", "..") or p.startswith(".atdata") or len(p.encode("utf-8", "replace")) > 255 for p in parts
+        )
+        or _BAD.search(clean)
+        or any(0xD800 <= ord(c) <= 0xDFFF for c in clean)
+    ):
+        raise UnsafeNameError(
+            f"the prefix {prefix!r} cannot be used: give a relative path such as 'training/v1', without '..', empty "
+            "parts, backslashes or control characters"
+        )
+    return clean

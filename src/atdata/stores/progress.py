@@ -1,0 +1,65 @@
+"""Progress on a terminal: samples, rate and time left; nothing anywhere else."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+from typing import Any
+
+__all__ = ["Progress"]
+
+
+class Progress:
+    """A line on stderr while something long goes on.
+
+    Args:
+        title: what is going on.
+        total: how much there is to do, when known.
+        show: False for silence; where stderr is no terminal there is silence anyway.
+    """
+
+    def __init__(self, title: str, total: int | None, *, show: bool, unit: str = "samples") -> None:
+        self._bar: Any = None
+        self._task: Any = None
+        self._done = 0
+        self._next = 0.0
+        if show and sys.stderr.isatty():
+            from rich import progress
+            from rich.console import Console
+
+            columns: list[Any] = [progress.TextColumn("{task.description}"), progress.BarColumn()]
+            columns += [
+                progress.TextColumn("{task.completed:,} " + unit),
+                progress.TextColumn("{task.fields[rate]}"),
+                progress.TimeElapsedColumn(),
+                progress.TimeRemainingColumn(),
+            ]
+            self._bar = progress.Progress(*columns, console=Console(stderr=True))
+            self._task = self._bar.add_task(title, total=total, rate="")
+            self._start = time.monotonic()
+
+    def __enter__(self) -> Progress:
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._show()
+            self._bar.stop()
+
+    def advance(self, n: int = 1) -> None:
+        """`n` more are done."""
+        if self._bar is not None:
+            self._done += n
+            now = time.monotonic()
+            if now >= self._next:  # the terminal is slower than the work
+                self._next = now + 0.1
+                self._show()
+
+    def _show(self) -> None:
+        seconds = max(time.monotonic() - self._start, 1e-6)
+        self._bar.update(self._task, completed=self._done, rate=f"{self._done / seconds:,.0f}/s")

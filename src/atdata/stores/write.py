@@ -1,0 +1,210 @@
+"""`write_shards`, once for every store: samples → shards → sink → commit record, in one pass.
+
+The caller's thread encodes; one background thread hashes, stores, and finishes shards, so that encoding, SHA-256 and
+the disk work at the same time. What is under way between the two is bounded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import queue
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from atdata.errors import EmptyDatasetError
+from atdata.samples.dictsample import DictSample
+from atdata.samples.schema import Schema
+from atdata.shards.manifest import extremes, header_name, manifest_name, to_header, to_parquet
+from atdata.shards.writer import ShardWriter, check_key, default_key, encoder
+from atdata.stores.base import WrittenShards
+from atdata.stores.progress import Progress
+from atdata.stores.record import CommitRecord, FieldStats, ManifestInfo, ShardInfo
+
+if TYPE_CHECKING:
+    from atdata.shards.manifest import Manifest
+    from atdata.stores.base import DataStore, SampleSource, Sink, Transaction
+
+__all__ = ["write_shards"]
+
+_UNDER_WAY = 8  # stretches of a few MiB between the two threads
+_LONG = 64  # longer texts do not go into the statistics
+
+
+def write_shards(
+    store: DataStore,
+    ds: SampleSource,
+    *,
+    prefix: str,
+    maxcount: int,
+    maxsize: int,
+    overwrite: bool,
+    manifest: bool,
+    progress: bool,
+) -> WrittenShards:
+    """See `DataStore.write_shards`."""
+    for name, value in (("maxcount", maxcount), ("maxsize", maxsize)):
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, not {value}")
+    sample_type = ds.sample_type
+    schema = None if issubclass(sample_type, DictSample) else Schema.of(sample_type)
+    transaction = store.begin(prefix, overwrite=overwrite)
+    try:
+        with Progress(f"writing {prefix}", ds.known_length(), show=progress) as bar, _Worker() as worker:
+            shards = _Shards(transaction, worker, sample_type, schema, manifest)
+            for number, (key, sample) in enumerate(ds.keyed()):
+                shards.add(default_key(number) if key is None else check_key(key), sample, maxcount, maxsize)
+                bar.advance()
+            infos = shards.finish()
+        if not infos:
+            raise EmptyDatasetError("there are no samples to write; nothing was changed", url=prefix)
+        record = CommitRecord(schema, tuple(infos))
+        return WrittenShards(transaction.commit(record), record)
+    except BaseException:  # Ctrl-C too: whatever happened, the prefix is left as it was
+        transaction.abort()
+        raise
+
+
+class _Shards:
+    """The shards of one dataset, begun and finished as the limits ask."""
+
+    def __init__(
+        self, transaction: Transaction, worker: _Worker, sample_type: type, schema: Schema | None, manifest: bool
+    ) -> None:
+        self._transaction = transaction
+        self._worker = worker
+        self._encoder = encoder(sample_type)
+        self._schema = schema
+        self._manifest = manifest
+        self._writer: ShardWriter | None = None
+        self._close: Callable[[], None] = lambda: None
+        self._infos: list[ShardInfo] = []
+        self._count = 0
+
+    def add(self, key: str, sample: Any, maxcount: int, maxsize: int) -> None:
+        if self._writer is not None and len(self._writer) < maxcount and self._writer.add(key, sample, maxsize):
+            return
+        self._end()
+        self._begin()
+        assert self._writer is not None
+        self._writer.add(key, sample, None)
+
+    def finish(self) -> list[ShardInfo]:
+        self._end()
+        self._worker.drain()
+        return self._infos
+
+    def _begin(self) -> None:
+        name = f"shard-{self._count:06d}.tar"
+        self._count += 1
+        sink = self._transaction.create(name)
+        sha = hashlib.sha256()
+        worker = self._worker
+
+        def store(data: bytes) -> None:
+            sha.update(data)
+            sink.write(data)
+
+        writer = self._writer = ShardWriter(lambda data: worker.submit(lambda: store(data)), self._encoder)
+        self._close = lambda: self._infos.append(self._finished(name, sink, writer, sha.hexdigest()))
+        worker.on_failure(sink.abort)
+
+    def _end(self) -> None:
+        if self._writer is not None:
+            self._writer.finish()
+            self._worker.submit(self._close)
+            self._writer = None
+
+    def _finished(self, name: str, sink: Sink, writer: ShardWriter, sha256: str) -> ShardInfo:
+        sink.close()
+        found = writer.manifest(sha256)
+        info = None
+        if self._manifest:
+            parquet = to_parquet(found)
+            beside = manifest_name(name)
+            assert beside is not None
+            self._put(beside, parquet)
+            kind, version = (
+                ("DictSample", "1.0.0") if self._schema is None else (self._schema.name, self._schema.version)
+            )
+            self._put(
+                header_name(name),
+                to_header(found, shard_id=name.removesuffix(".tar"), schema_type=kind, schema_version=version),
+            )
+            info = ManifestInfo(len(parquet), hashlib.sha256(parquet).hexdigest())
+        return ShardInfo(name, writer.size, len(writer), sha256, info, _stats(found))
+
+    def _put(self, name: str, data: bytes) -> None:
+        sink = self._transaction.create(name)
+        try:
+            sink.write(data)
+            sink.close()
+        except BaseException:
+            sink.abort()
+            raise
+
+
+def _stats(manifest: Manifest) -> dict[str, FieldStats]:
+    found = {}
+    for name in manifest.scalar_fields:
+        column = manifest.table[name]
+        low, high = extremes(column)
+        if hasattr(low, "isoformat"):
+            low, high = low.isoformat(), high.isoformat()
+        if isinstance(low, str) and (len(low) > _LONG or len(high) > _LONG):
+            low = high = None
+        found[name] = FieldStats(low, high, column.null_count)
+    return found
+
+
+class _Worker:
+    """One thread that does what it is given, in order; the first failure is raised in the caller's thread."""
+
+    def __init__(self) -> None:
+        self._tasks: queue.Queue[Callable[[], None] | None] = queue.Queue(_UNDER_WAY)
+        self._error: BaseException | None = None
+        self._cleanup: list[Callable[[], None]] = []
+        self._thread = threading.Thread(target=self._run, name="atdata-writer", daemon=True)
+
+    def __enter__(self) -> _Worker:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        if kind is not None:
+            self._error = self._error or InterruptedError()  # what waits is not done any more
+        self._tasks.put(None)
+        self._thread.join()
+        if kind is not None:
+            for undo in self._cleanup:
+                undo()
+
+    def on_failure(self, undo: Callable[[], None]) -> None:
+        """Have `undo` called when the work fails."""
+        self._cleanup.append(undo)
+
+    def submit(self, task: Callable[[], None]) -> None:
+        """Have `task` done; waits when too much is waiting."""
+        if self._error is not None:
+            raise self._error
+        self._tasks.put(task)
+
+    def drain(self) -> None:
+        """Wait until everything is done."""
+        self._tasks.join()
+        if self._error is not None:
+            raise self._error
+
+    def _run(self) -> None:
+        while True:
+            task = self._tasks.get()
+            try:
+                if task is None:
+                    return
+                if self._error is None:
+                    task()
+            except BaseException as error:  # handed to the caller's thread, which raises it
+                self._error = error
+            finally:
+                del task
+                self._tasks.task_done()
