@@ -13,8 +13,8 @@
 | `__dtype__f`   | string               | its `dtype.str`; only where not the same in every row            |
 | `__shape__f`   | list of int64        | its shape; only where not the same in every row                  |
 
-An offset is null where the sample's field is None; a field with structured arrays has no column. The file's key-value metadata has
-`atdata` (JSON): format version, size and SHA-256 of the shard, and dtype and shape of the uniform arrays.
+An offset is null where the sample's field is None; a field with structured arrays has no column. The file's key-value
+metadata has `atdata` (JSON): format version, size and SHA-256 of the shard, and dtype and shape of the uniform arrays.
 
 `shard-000000.manifest.json` is the header other tools know: counts and aggregates.
 """
@@ -25,10 +25,11 @@ import enum
 import functools
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
+import msgspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -37,6 +38,8 @@ from numpy.typing import NDArray
 
 from atdata.errors import ManifestError
 from atdata.samples.arrays import array_header, parse_header
+from atdata.samples.encode import ArrayKind
+from atdata.shards.tar import BLOCK
 
 __all__ = ["ArrayColumn", "Manifest", "header_name", "manifest_name", "read_manifest"]
 
@@ -74,7 +77,10 @@ class ArrayColumn:
         """dtype and shape of the array in `row`."""
         if self.dtype is not None and self.shape is not None:
             return self.dtype, self.shape
-        return np.dtype(self._dtypes[row].as_py()), tuple(self._shapes[row].as_py())
+        dtype, shape = self._dtypes[row].as_py(), self._shapes[row].as_py()
+        if dtype is None:  # which NumPy would take for float64
+            raise ValueError("an array has no dtype")
+        return np.dtype(dtype), tuple(shape)
 
     @functools.cached_property
     def stride(self) -> int | None:
@@ -98,7 +104,7 @@ class ArrayColumn:
 class Manifest:
     """One shard's manifest, checked to be possible for a shard of its size."""
 
-    def __init__(self, table: pa.Table, meta: dict[str, Any]) -> None:
+    def __init__(self, table: pa.Table, meta: Mapping[str, Any]) -> None:
         self.table = table
         self.shard_size: int = meta["shard_size"]
         self.shard_sha256: str = meta["shard_sha256"]
@@ -156,8 +162,7 @@ class Manifest:
                 dtypes, shapes = self.table[f"__dtype__{field}"], self.table[f"__shape__{field}"]
                 found = ArrayColumn(offsets, None, None, dtypes.combine_chunks(), shapes.combine_chunks())
             else:
-                dtype, shape, _ = parse_header(array_header(np.dtype(info["dtype"]), tuple(info["shape"])))
-                found = ArrayColumn(offsets, dtype, shape)
+                found = ArrayColumn(offsets, np.dtype(info["dtype"]), tuple(info["shape"]))
             self._locations[field] = found
         return found
 
@@ -169,75 +174,96 @@ class ManifestBuilder:
         """Both lists say the field's position in a sample's values, and its name."""
         self._scalars = scalars
         self._arrays = arrays
-        self._rows: list[tuple[str, int, int, bytes]] = []
-        self._values: list[tuple[Any, ...]] = []
-        self._raw: list[list[int]] = []
-        self._kinds: list[list[tuple[np.dtype[Any], tuple[int, ...]]]] = [[] for _ in arrays]
+        self._keys: list[str] = []
+        self._digests: list[bytes] = []
+        self._offsets: list[NDArray[np.int64]] = []
+        self._sizes: list[NDArray[np.int64]] = []
+        self._columns: list[list[Any]] = [[] for _ in scalars]
+        self._appends = [(column.append, i) for column, (i, _, _) in zip(self._columns, scalars, strict=True)]
+        self._raw: list[list[int]] = [[] for _ in arrays]
+        self._kinds: list[list[ArrayKind | None]] = [[] for _ in arrays]
+        self._add_raw = [column.append for column in self._raw]
+        self._add_kind = [column.append for column in self._kinds]
 
-    def __len__(self) -> int:
-        return len(self._rows)
+    def add(self, values: tuple[Any, ...], raw: list[int], kinds: list[ArrayKind | None]) -> None:
+        """One sample's content.
 
-    def add(self, key: str, offset: int, size: int, digest: bytes, values: tuple[Any, ...], raw: list[int]) -> None:
-        """One sample: its payload's offset, size and digest, its values, and where its arrays begin in the payload."""
-        self._rows.append((key, offset, size, digest))
-        if self._scalars:
-            self._values.append(tuple([values[i] for i, _, _ in self._scalars]))
+        Args:
+            values: of every field.
+            raw: for each array field, where its raw elements begin in the payload; -1 where there are none.
+            kinds: for each array field, dtype and shape; None where the value is None.
+        """
+        # Only lists grow here, and nothing the garbage collector would have to look at is kept.
+        for append, i in self._appends:
+            append(values[i])
         if raw:
-            self._raw.append(raw)
-            for kinds, (i, _) in zip(self._kinds, self._arrays, strict=True):
-                value = values[i]
-                kinds.append((value.dtype, value.shape) if value is not None else _NO_ARRAY)
+            for append_raw, append_kind, at, kind in zip(self._add_raw, self._add_kind, raw, kinds, strict=True):
+                append_raw(at)
+                append_kind(kind)
+
+    def locate(
+        self, keys: list[str], offsets: NDArray[np.int64], sizes: NDArray[np.int64], digests: list[bytes]
+    ) -> None:
+        """Where samples added before lie, in the same order.
+
+        Args:
+            keys: the sample's key.
+            offsets: where its payload begins in the archive.
+            sizes: the payload's length in bytes.
+            digests: the payload's SHA-256.
+        """
+        self._keys += keys
+        self._offsets.append(offsets)
+        self._sizes.append(sizes)
+        self._digests += digests
 
     def finish(self, shard_size: int, shard_sha256: str) -> Manifest:
         """The manifest of the finished shard."""
-        keys, offsets, sizes, digests = zip(*self._rows, strict=True) if self._rows else ((), (), (), ())
-        at = np.array(offsets, np.int64)
+        at = np.concatenate([np.empty(0, np.int64), *self._offsets])
         columns: dict[str, pa.Array] = {
-            "__key__": pa.array(keys, pa.string()),
+            "__key__": pa.array(self._keys, pa.string()),
             "__offset__": pa.array(at),
-            "__size__": pa.array(sizes, pa.int64()),
-            "__sha256__": pa.array(digests, pa.binary(32)),
+            "__size__": pa.array(np.concatenate([np.empty(0, np.int64), *self._sizes])),
+            "__sha256__": pa.array(self._digests, pa.binary(32)),
         }
-        for j, (_, name, kind) in enumerate(self._scalars):
-            column = _scalar_column([row[j] for row in self._values], kind)
+        for (_, name, kind), values in zip(self._scalars, self._columns, strict=True):
+            column = _scalar_column(values, kind)
             if column is not None:
                 columns[name] = column
         arrays: dict[str, Any] = {}
-        for j, (_, name) in enumerate(self._arrays):
-            relative = np.array([row[j] for row in self._raw], np.int64)
-            if any(at < 0 and kind is not _NO_ARRAY for at, kind in zip(relative, self._kinds[j], strict=True)):
+        for (_, name), raw, kinds in zip(self._arrays, self._raw, self._kinds, strict=True):
+            relative = np.array(raw, np.int64)
+            missing = relative < 0
+            if any(kinds[row] is not None for row in np.flatnonzero(missing).tolist()):
                 continue  # structured arrays have no raw elements to point at
-            columns[f"__offset__{name}"] = pa.array(at + relative, mask=relative < 0)
-            arrays[name] = self._uniform(name, self._kinds[j], relative, columns)
+            columns[f"__offset__{name}"] = pa.array(at + relative, mask=missing)
+            arrays[name] = _uniform(name, kinds, columns)
         meta = {"format": FORMAT, "shard_size": shard_size, "shard_sha256": shard_sha256, "arrays": arrays}
         return Manifest(pa.table(columns), meta)
 
-    def _uniform(
-        self,
-        name: str,
-        kinds: list[tuple[np.dtype[Any], tuple[int, ...]]],
-        relative: NDArray[np.int64],
-        columns: dict[str, pa.Array],
-    ) -> dict[str, Any] | None:
-        present = {kind for kind, at in zip(kinds, relative, strict=True) if at >= 0}
-        if len(present) == 1:
-            dtype, shape = present.pop()
-            return {"dtype": dtype.str, "shape": list(shape)}
-        here = [at >= 0 for at in relative]
-        dtypes = [kind[0].str if ok else None for kind, ok in zip(kinds, here, strict=True)]
-        shapes = [list(kind[1]) if ok else None for kind, ok in zip(kinds, here, strict=True)]
-        columns[f"__dtype__{name}"] = pa.array(dtypes, pa.string())
-        columns[f"__shape__{name}"] = pa.array(shapes, pa.list_(pa.int64()))
-        return None
+
+def _uniform(name: str, kinds: list[ArrayKind | None], columns: dict[str, pa.Array]) -> dict[str, Any] | None:
+    """dtype and shape when all arrays have the same; else they become columns."""
+    present = {id(kind): kind for kind in kinds if kind is not None}
+    distinct = set(present.values())  # by identity first: hashing every row would take as long as writing it
+    if len(distinct) == 1:
+        dtype, shape = distinct.pop()
+        return {"dtype": dtype.str, "shape": list(shape)}
+    columns[f"__dtype__{name}"] = pa.array([None if k is None else k[0].str for k in kinds], pa.string())
+    columns[f"__shape__{name}"] = pa.array([None if k is None else list(k[1]) for k in kinds], pa.list_(pa.int64()))
+    return None
 
 
-_NO_ARRAY: tuple[np.dtype[Any], tuple[int, ...]] = (np.dtype("V1"), ())
 _LONG_TEXT = 256  # text longer than this on average would make the manifest as large as the data
 
 
 def _scalar_column(values: list[Any], kind: pa.DataType) -> pa.Array | None:
     """The values as an Arrow column; None where they are too large to stand in a manifest."""
-    plain = [_plain(v) for v in values]
+    plain = (
+        values
+        if _EXACT.get(kind) and set(map(type, values)) <= {_EXACT[kind], type(None)}
+        else list(map(_plain, values))
+    )
     if pa.types.is_string(kind):
         if sum(map(len, filter(None, plain))) > _LONG_TEXT * len(plain):
             return None
@@ -254,7 +280,12 @@ def _scalar_column(values: list[Any], kind: pa.DataType) -> pa.Array | None:
         if len(zones) > 1:  # times with and without a zone have no common order
             return None
         kind = pa.timestamp("us") if zones == {True} else kind
+    if pa.types.is_float64(kind) and plain is not values:  # a float field may hold an int of any size
+        plain = [None if v is None else float(v) for v in plain]
     return pa.array(plain, kind)
+
+
+_EXACT: dict[pa.DataType, type] = {pa.string(): str, pa.int64(): int, pa.float64(): float, pa.bool_(): bool}
 
 
 def _plain(value: Any) -> Any:
@@ -282,6 +313,7 @@ def to_parquet(manifest: Manifest) -> bytes:
         use_dictionary=[n for n in names if n not in _RESERVED and not n.startswith("__")] or False,
         column_encoding={"__key__": "DELTA_BYTE_ARRAY", **dict.fromkeys(counters, "DELTA_BINARY_PACKED")},
         write_statistics=True,
+        write_page_checksum=True,
     )
     return bytes(out.getvalue())
 
@@ -304,7 +336,7 @@ def to_header(manifest: Manifest, *, shard_id: str, schema_type: str, schema_ver
         "offsets": "tar",
         "aggregates": {name: value for name, value in aggregates.items() if value is not None},
     }
-    return json.dumps(document, indent=2, ensure_ascii=False).encode()
+    return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False).encode()
 
 
 _MAX_VALUES = 1000
@@ -318,7 +350,7 @@ def _aggregate(column: Any) -> dict[str, Any] | None:
         return {"type": "categorical", "cardinality": len(counts), "value_counts": dict(sorted(table.items()))}
     if pa.types.is_integer(kind) or pa.types.is_floating(kind):
         low, high = extremes(column)
-        mean = pc.mean(column).as_py()
+        mean = pc.mean(column.cast(pa.float64(), safe=False)).as_py()  # a sum of integers would overflow silently
         finite = mean if mean is not None and math.isfinite(mean) else None
         return {"type": "numeric", "min": low, "max": high, "mean": finite, "count": len(column) - column.null_count}
     return None
@@ -328,8 +360,11 @@ def extremes(column: Any) -> tuple[Any, Any]:
     """Smallest and largest value, NaN and nulls left out; None where there is none or JSON has no form for it."""
     if pa.types.is_floating(column.type):
         column = column.filter(pc.invert(pc.is_nan(column)))
-    found = pc.min_max(column).as_py()
-    low, high = found["min"], found["max"]
+    found = pc.min_max(column)
+    try:
+        low, high = found["min"].as_py(), found["max"].as_py()
+    except OverflowError:  # a time before the year 1 or after 9999 in UTC
+        return None, None
     if isinstance(low, float) and not (math.isfinite(low) and math.isfinite(high)):
         return None, None
     return low, high
@@ -347,37 +382,88 @@ def read_manifest(data: bytes, *, url: str | None = None, shard_size: int | None
         ManifestError: it is no Parquet file, or says what cannot be.
     """
     try:
-        table = pq.read_table(pa.BufferReader(data))
-        raw = (table.schema.metadata or {}).get(b"atdata")
+        file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
+        raw = (file.schema_arrow.metadata or {}).get(b"atdata")
         if raw is None:
             return None
-        meta = json.loads(raw)
-        if meta["format"] != FORMAT:
+        stated = msgspec.json.decode(raw, type=dict[str, Any])
+        if stated.get("format") != FORMAT:
             raise ManifestError(
-                f"the manifest has format {meta['format']}, this version reads {FORMAT}: update atdata, or rebuild it "
-                "with `atdata manifest build`",
+                f"the manifest has format {stated.get('format')}, this version reads {FORMAT}: update atdata, or "
+                "rebuild it with `atdata manifest build`",
                 url=url,
             )
-        manifest = Manifest(table, meta)
+        meta = msgspec.convert(stated, _Meta)
+        if shard_size is not None and meta["shard_size"] != shard_size:
+            raise ManifestError(
+                f"the manifest belongs to a shard of {meta['shard_size']} bytes, this one has {shard_size}: "
+                "rebuild it with `atdata manifest build`",
+                url=url,
+            )
+        _check_schema(file, meta)
+        manifest = Manifest(file.read(), meta)
         _check(manifest)
-    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        if isinstance(error, ManifestError):
-            raise
+    except ManifestError:
+        raise
+    except Exception as error:  # whatever a hostile file brings about in the parsers
         raise ManifestError(f"the manifest cannot be read: {error}", url=url) from None
-    if shard_size is not None and manifest.shard_size != shard_size:
-        raise ManifestError(
-            f"the manifest belongs to a shard of {manifest.shard_size} bytes, this one has {shard_size}: "
-            "rebuild it with `atdata manifest build`",
-            url=url,
-        )
     return manifest
+
+
+class _ArrayMeta(TypedDict):
+    dtype: str
+    shape: list[int]
+
+
+class _Meta(TypedDict):
+    format: int
+    shard_size: Annotated[int, msgspec.Meta(ge=0, le=1 << 60)]
+    shard_sha256: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+    arrays: dict[str, _ArrayMeta | None]
+
+
+_FIXED = {"__key__": pa.string(), "__offset__": pa.int64(), "__size__": pa.int64(), "__sha256__": pa.binary(32)}
+_SCALARS = {pa.string(), pa.int64(), pa.uint64(), pa.float64(), pa.bool_(), pa.timestamp("us")}
+_SCALARS.add(pa.timestamp("us", "UTC"))
+
+
+def _check_schema(file: pq.ParquetFile, meta: _Meta) -> None:
+    """Refuse columns of other types than ours, and more rows than the shard has room for, before any is read."""
+    schema = file.schema_arrow
+    if len(set(schema.names)) != len(schema.names):
+        raise ValueError("two columns have one name")
+    expected = dict(_FIXED)
+    for field, info in meta["arrays"].items():
+        expected[f"__offset__{field}"] = pa.int64()
+        if info is None:
+            expected[f"__dtype__{field}"] = pa.string()
+            expected[f"__shape__{field}"] = pa.list_(pa.int64())
+    for name, kind in expected.items():
+        if name not in schema.names:
+            raise ValueError(f"it has no column {name!r}")
+        found = schema.field(name).type
+        if pa.types.is_list(found):  # however its elements are named
+            found = pa.list_(found.value_type)
+        if found != kind:
+            raise ValueError(f"the column {name!r} holds {found}, not {kind}")
+    for column in schema:
+        if not column.name.startswith("__") and column.type not in _SCALARS:
+            raise ValueError(f"the column {column.name!r} holds {column.type}, which no field has")
+    room = meta["shard_size"] // BLOCK
+    if file.metadata.num_rows > room:
+        raise ValueError(f"it has {file.metadata.num_rows} rows, and its shard room for {room} samples at most")
+    # All that stands in a manifest stands in the shard too; what is much larger is a bomb.
+    described = sum(file.metadata.row_group(i).total_byte_size for i in range(file.metadata.num_row_groups))
+    if described > 16 * meta["shard_size"] + (1 << 20):
+        raise ValueError(f"it unpacks to {described} bytes, more than its shard has")
 
 
 def _check(manifest: Manifest) -> None:
     """Refuse offsets that lie outside the shard, so that nothing later has to doubt them."""
     offsets, sizes = manifest.offsets, manifest.sizes
-    if manifest.table["__key__"].null_count or len(manifest._digests) != len(offsets):
-        raise ValueError("a row has no key")
+    for name in _FIXED:
+        if manifest.table[name].null_count:
+            raise ValueError(f"the column {name!r} has rows without a value")
     if len(offsets) and (
         sizes.min() < 0 or offsets.min() < 0 or sizes.max() > manifest.shard_size
         or (offsets > manifest.shard_size - sizes).any()
@@ -387,13 +473,24 @@ def _check(manifest: Manifest) -> None:
         column = manifest.array(field)
         here = column.offsets >= 0
         if column.dtype is not None and column.shape is not None:
-            need: Any = math.prod(column.shape) * column.dtype.itemsize
+            need: Any = _bytes_of(column.dtype, column.shape)
         else:
-            rows = np.flatnonzero(here)
             need = np.zeros(len(here), np.int64)
-            for row in rows:
-                dtype, shape, _ = parse_header(array_header(*column.describe(int(row))))
-                need[row] = min(math.prod(shape) * dtype.itemsize, 1 << 62)
+            for row in np.flatnonzero(here).tolist():
+                need[row] = _bytes_of(*column.describe(row))
         end = offsets + sizes
         if (here & ((column.offsets < offsets) | (column.offsets > end - need))).any():
             raise ValueError(f"the elements of array field {field!r} lie outside its sample")
+
+
+_MAX_BYTES = 1 << 60
+_MAX_SIZELESS = 1 << 20
+
+
+def _bytes_of(dtype: np.dtype[Any], shape: tuple[int, ...]) -> int:
+    """Bytes of an array's elements; ValueError when there can be no such array in a sample."""
+    dtype, shape, _ = parse_header(array_header(dtype, shape))
+    extent = math.prod(dim for dim in shape if dim) * max(dtype.itemsize, 1)
+    if extent > (_MAX_BYTES if dtype.itemsize else _MAX_SIZELESS):
+        raise ValueError(f"an array of shape {shape} is impossible")
+    return math.prod(shape) * dtype.itemsize

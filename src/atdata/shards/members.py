@@ -191,7 +191,7 @@ class _Members:
         for field in self._plan.fields:
             if field.name not in chosen and not field.has_default:
                 raise self._error(field.name, f"missing; fields are the extensions of the members, which are {there}")
-        if extra:
+        if extra and not self._plan.ignore_unknown:
             raise self._error(extra[0], f"is not a field of the sample type; the sample's members are {there}")
         nodes = self._plan.nodes
         layout = [(name, extension, _by_type(nodes[name], extension)) for name, extension in chosen.items()]
@@ -374,7 +374,8 @@ def _pixels(payload: Payload) -> NDArray[Any]:
     except ImportError:
         raise
     except Exception as error:  # Pillow's plugins raise whatever a damaged file leads them to
-        raise Mismatch(f"not a readable image: {error}") from None
+        reason = re.sub(r" <_io.*?>", "", str(error)).removeprefix("not a readable image: ")
+        raise Mismatch(f"not a readable image: {reason}") from None
 
 
 def _text(payload: Payload) -> str:

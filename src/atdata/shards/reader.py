@@ -8,18 +8,20 @@ from collections.abc import Callable, Iterator
 from typing import IO, Any
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from atdata.errors import AtdataError, SampleDecodeError
 from atdata.samples import codec
 from atdata.samples.dictsample import DictSample
+from atdata.samples.fields import Array, EnumOf, LiteralOf, OptionalOf, Primitive
 from atdata.shards.compression import open_archive
 from atdata.shards.grouping import RawSample, group
-from atdata.shards.manifest import Manifest
+from atdata.shards.manifest import ArrayColumn, Manifest
 from atdata.shards.members import decoder
 from atdata.shards.tar import BufferSource, StreamSource, walk
 
-__all__ = ["BufferShard", "Shard", "StreamShard"]
+__all__ = ["BufferShard", "Shard", "StreamShard", "keeps_values"]
 
 
 class Shard(abc.ABC):
@@ -85,6 +87,7 @@ class BufferShard(Shard):
         self.manifest = manifest
         self._walked: tuple[list[str], array[int]] | None = None
         self._numbers: dict[str, int] | None = None
+        self._columns: dict[tuple[type, str], bool] = {}
 
     def __len__(self) -> int:
         return len(self.manifest) if self.manifest is not None else len(self._index()[0])
@@ -177,6 +180,46 @@ class BufferShard(Shard):
             return sample
         raise IndexError(row)
 
+    def has_column(self, sample_type: type, field: str) -> bool:
+        """Whether `gather` gives the same values of that field as decoding samples of `sample_type` would."""
+        known = self._columns.get((sample_type, field))
+        if known is None:
+            known = self._columns[sample_type, field] = self._column_fits(sample_type, field)
+        return known
+
+    def _column_fits(self, sample_type: type, field: str) -> bool:
+        manifest = self.manifest
+        if manifest is None or issubclass(sample_type, DictSample) or not keeps_values(sample_type):
+            return False
+        plan = codec.plan(sample_type)
+        described = {*manifest.array_fields, *manifest.scalar_fields}
+        if not plan.ignore_unknown and not described <= plan.nodes.keys():
+            return False  # decoding says that it is another type
+        node = plan.nodes.get(field)
+        optional = isinstance(node, OptionalOf)
+        inner = node.inner if isinstance(node, OptionalOf) else node
+        if isinstance(inner, Array):
+            if field not in manifest.array_fields:
+                return False
+            column = manifest.array(field)
+            if not optional and column.missing(0, len(manifest)):
+                return False
+            return all(inner.mismatch(dtype, shape) is None for dtype, shape in _kinds(column))
+        match inner:
+            case Primitive():
+                types = {inner.type}
+            case EnumOf():
+                types = {type(member.value) for member in inner.cls}
+            case LiteralOf():
+                types = {type(value) for value in inner.values if value is not None}
+                optional = optional or None in inner.values
+            case _:
+                return False
+        if len(types) != 1 or field not in manifest.scalar_fields:
+            return False
+        values = manifest.table[field]
+        return values.type in _ARROW.get(types.pop(), ()) and (optional or not values.null_count)
+
     def gather(self, field: str, start: int, stop: int, out: NDArray[Any] | None = None) -> Any:
         """The values of one field for the samples from `start` up to `stop`, without decoding any.
 
@@ -258,6 +301,30 @@ class StreamShard(Shard):
             return self._all_keys().index(key)
         except ValueError:
             return None
+
+
+_ARROW: dict[type, tuple[pa.DataType, ...]] = {
+    str: (pa.string(),),
+    int: (pa.int64(), pa.uint64()),
+    float: (pa.float64(),),
+    bool: (pa.bool_(),),
+}
+
+
+def _kinds(column: ArrayColumn) -> list[tuple[np.dtype[Any], tuple[int, ...]]]:
+    """Every dtype with every shape that the arrays of a column have."""
+    if column.dtype is not None and column.shape is not None:
+        return [(column.dtype, column.shape)]
+    dtypes = column._dtypes.drop_null().unique().to_pylist()
+    shapes = set(map(tuple, column._shapes.drop_null().to_pylist()))
+    return [(np.dtype(dtype), shape) for dtype in dtypes for shape in shapes]
+
+
+def keeps_values(sample_type: type) -> bool:
+    """Whether a sample's fields are what its bytes say: the class has no `__post_init__` or `__init__` of its own."""
+    # `dataclass` compiles its methods from text; a method in a file is the user's own.
+    made = getattr(getattr(sample_type.__init__, "__code__", None), "co_filename", "")  # type: ignore[misc]
+    return made == "<string>" and not hasattr(sample_type, "__post_init__")
 
 
 def payload_decoder(sample_type: type) -> Callable[[memoryview], Any]:

@@ -10,8 +10,11 @@ What is written depends on names and contents alone (mtime, uid and gid are 0), 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import IO, Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from atdata.errors import ShardFormatError, TruncatedShardError
 
@@ -24,6 +27,7 @@ __all__ = [
     "archive_size",
     "end_of_archive",
     "header",
+    "headers",
     "padding",
     "walk",
 ]
@@ -55,6 +59,26 @@ def header(name: str, size: int) -> bytes:
     short = name.encode("ascii", "replace")[:100]
     pax = _ustar(b"././@PaxHeader", len(record), b"x") + record + padding(len(record))
     return pax + _ustar(short, size, b"0")
+
+
+def headers(names: Sequence[str], sizes: Sequence[int]) -> list[bytes]:
+    """What `header` gives for each of many members, all computed at once."""
+    plain = [name.encode() if len(name) <= 100 and name.isascii() else b"" for name in names]
+    n = len(names)
+    blocks = np.tile(np.frombuffer(_ustar(b"", 0, b"0"), np.uint8), (n, 1))
+    blocks[:, :100] = np.array(plain, "S100").view(np.uint8).reshape(n, 100)
+    count = np.array(sizes, np.int64)
+    if n and count.max() > _MAX_SIZE:
+        raise ShardFormatError(f"a member of {count.max()} bytes is more than a tar header can say ({_MAX_SIZE})")
+    blocks[:, 124:135] = _octal(count, 11)
+    sums = blocks[:, :100].sum(1, np.int64) + blocks[:, 124:135].sum(1, np.int64) + _SUM
+    blocks[:, 148:154] = _octal(sums, 6)
+    data = blocks.tobytes()
+    return [data[i * BLOCK : (i + 1) * BLOCK] if short else header(names[i], sizes[i]) for i, short in enumerate(plain)]
+
+
+def _octal(values: NDArray[np.int64], digits: int) -> NDArray[np.int64]:
+    return (values[:, None] >> np.arange(3 * digits - 3, -1, -3)) % 8 + ord("0")
 
 
 def _ustar(name: bytes, size: int, typeflag: bytes) -> bytes:
@@ -228,9 +252,9 @@ def walk(source: Source) -> Iterator[Member]:
                 raise TruncatedShardError(
                     "the archive ends in the middle of its end marker; fetch or write it again", offset=start
                 )
-            if first >= 0:
+            if pax or long_name is not None:
                 raise TruncatedShardError(
-                    "the archive ends behind an extension header, without its member", offset=first
+                    "the archive ends behind an extension header: its member is missing", offset=first
                 )
             if second != _ZERO or not source.rest_is_zero():
                 raise ShardFormatError(
@@ -324,8 +348,10 @@ def _parse_pax(body: bytes, offset: int) -> dict[str, str]:
     at = 0
     while at < len(body) and body[at] != 0:
         space = body.find(b" ", at, at + 20)
-        digits = body[at:space] if space > 0 else b""
-        length = int(digits) if digits.isdigit() else 0
+        digits = body[at:space] if space >= 0 else b""
+        if not digits.isdigit():
+            raise ShardFormatError("a PAX header is malformed", offset=offset)
+        length = int(digits)
         end = at + length
         key, equals, value = body[space + 1 : end - 1].partition(b"=")
         if length <= space + 1 - at or end > len(body) or body[end - 1 : end] != b"\n" or not equals:

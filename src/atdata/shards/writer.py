@@ -7,12 +7,14 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 
 from atdata.errors import SampleTypeError, UnsafeNameError
 from atdata.samples import codec
-from atdata.samples.codec import Encoded, Field
+from atdata.samples.codec import Field
 from atdata.samples.dictsample import DictSample
+from atdata.samples.encode import ArrayKind
 from atdata.samples.fields import DateTime, EnumOf, FieldType, LiteralOf, OptionalOf, Primitive
 from atdata.shards import tar
 from atdata.shards.manifest import Manifest, ManifestBuilder
@@ -22,6 +24,8 @@ __all__ = ["SampleEncoder", "ShardWriter", "check_key", "default_key", "encoder"
 _CHUNK = 4 << 20
 _PLAIN_KEY = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_\-]*", re.ASCII)
 _DIGITS = 9
+_LONGEST_END = 2 * tar.BLOCK + 20 * tar.BLOCK
+_PADDING = [bytes(n) for n in range(tar.BLOCK)]
 
 
 def default_key(number: int) -> str:
@@ -53,6 +57,9 @@ def check_key(key: str) -> str:
     return key
 
 
+Encoded = tuple[bytes, tuple[Any, ...], list[int], list[ArrayKind | None]]
+
+
 class SampleEncoder(NamedTuple):
     """How the samples of one type are encoded, and which of their fields a manifest describes."""
 
@@ -74,8 +81,7 @@ def encoder(sample_type: type) -> SampleEncoder:
 def _encode_mapping(sample: Any) -> Encoded:
     if not isinstance(sample, Mapping):
         raise SampleTypeError(f"expected a DictSample or another mapping, got {type(sample).__name__}")
-    data = (sample if isinstance(sample, DictSample) else DictSample(sample)).packed
-    return Encoded([data], len(data), (), [])
+    return (sample if isinstance(sample, DictSample) else DictSample(sample)).packed, (), [], []
 
 
 _COLUMNS = {str: pa.string(), int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
@@ -109,12 +115,13 @@ class ShardWriter:
         self._encode = encoder.encode
         self._builder = ManifestBuilder(encoder.scalars, encoder.arrays)
         self._keys: set[str] = set()
-        self._pending: list[bytes] = []
-        self._pending_size = 0
+        # What waits for the next stretch. Headers and digests are made for a whole stretch at once, which costs a
+        # fraction of making them one by one.
+        self._names: list[str] = []
+        self._payloads: list[bytes] = []
+        self._written = 0
         self.size = 0
-
-    def __len__(self) -> int:
-        return len(self._builder)
+        self.samples = 0
 
     def add(self, key: str, sample: Any, limit: int | None) -> bool:
         """Append one sample, unless the finished shard would then be larger than `limit` bytes.
@@ -129,39 +136,49 @@ class ShardWriter:
         if key in self._keys:
             raise UnsafeNameError("two samples have this key; keys must be unique in a dataset", key=key)
         try:
-            encoded = self._encode(sample)
+            payload, values, raw, kinds = self._encode(sample)
         except SampleTypeError as error:
             error.at(key=key)
             raise
-        # One copy, so that a generator may reuse its arrays for the next sample.
-        payload = b"".join(encoded.parts)
-        head = tar.header(f"{key}.msgpack", len(payload))
-        pad = tar.padding(len(payload))
-        grown = len(head) + len(payload) + len(pad)
-        if limit is not None and tar.archive_size(self.size + grown) > limit:
+        name = f"{key}.msgpack"
+        length = len(payload)
+        head = tar.BLOCK if len(name) <= 100 and name.isascii() else len(tar.header(name, length))
+        size = self.size + head + length + -length % tar.BLOCK
+        if limit is not None and size > limit - _LONGEST_END and tar.archive_size(size) > limit:
             return False
-        digest = hashlib.sha256(payload).digest()
-        self._builder.add(key, self.size + len(head), len(payload), digest, encoded.values, encoded.raw)
         self._keys.add(key)
-        self._pending += (head, payload, pad)
-        self.size += grown
-        self._pending_size += grown
-        if self._pending_size >= _CHUNK:
-            self._flush()
+        self._names.append(name)
+        self._payloads.append(payload)
+        self._builder.add(values, raw, kinds)
+        self.size = size
+        self.samples += 1
+        if size - self._written >= _CHUNK:
+            self._flush(b"")
         return True
 
-    def _flush(self) -> None:
-        chunk = b"".join(self._pending)
-        self._pending.clear()
-        self._pending_size = 0
-        self._write(chunk)
+    def _flush(self, end: bytes) -> None:
+        payloads = self._payloads
+        lengths = list(map(len, payloads))
+        heads = tar.headers(self._names, lengths)
+        parts: list[bytes] = []
+        for head, payload, length in zip(heads, payloads, lengths, strict=True):
+            parts += (head, payload, _PADDING[-length % tar.BLOCK])
+        parts.append(end)
+        sizes = np.array(lengths, np.int64)
+        taken = np.fromiter(map(len, heads), np.int64, len(heads)) + sizes + -sizes % tar.BLOCK
+        ends = self._written + np.cumsum(taken) - -sizes % tar.BLOCK
+        digests = [hashlib.sha256(payload).digest() for payload in payloads]
+        keys = [name[:-8] for name in self._names]
+        self._builder.locate(keys, ends - sizes, sizes, digests)
+        self._write(b"".join(parts))
+        self._names, self._payloads = [], []
+        self._written = self.size
 
     def finish(self) -> None:
         """Write the end marker."""
         end = tar.end_of_archive(self.size)
-        self._pending.append(end)
         self.size += len(end)
-        self._flush()
+        self._flush(end)
 
     def manifest(self, shard_sha256: str) -> Manifest:
         """The manifest of the finished shard.
