@@ -33,7 +33,7 @@ NPY_MAGIC = b"\x93NUMPY"
 # comma strings) is refused before NumPy sees it.
 _DTYPE = re.compile(r"[<>|=][biufcmMSUV][0-9]+(\[[0-9]*[A-Za-z]+(/[0-9]+)?\])?", re.ASCII)
 _MAX_NDIM = 32
-_MAX_NPY_HEADER = 65536
+_MAX_NPY_HEADER = 10_000  # NumPy reads no longer ones
 # Elements of a dtype of no bytes (`|V0`, `<U0`): any number of them fits into nothing.
 _MAX_SIZELESS = 1_000_000
 
@@ -78,15 +78,13 @@ def array_to_bytes(array: NDArray[Any]) -> bytes:
         ArrayError: the dtype holds Python objects.
 
     Example:
-        >>> array_to_bytes(np.float64(3.5).reshape(())).hex()
+        >>> array_to_bytes(np.array(3.5)).hex()
         '033c6638000000000000000c40'
     """
     if array.dtype.names is not None:
         if array.dtype.hasobject:
             raise ArrayError("structured arrays with object fields cannot be stored")
-        out = io.BytesIO()
-        np.lib.format.write_array(out, np.ascontiguousarray(array), version=(1, 0), allow_pickle=False)
-        return out.getvalue()
+        return _to_npy(np.asarray(array, order="C"))
     return array_header(array.dtype, array.shape) + array.tobytes()
 
 
@@ -153,20 +151,43 @@ def view(data: Buffer, dtype: np.dtype[Any], shape: tuple[int, ...], start: int)
     return array
 
 
+def _to_npy(array: NDArray[Any]) -> bytes:
+    """`array`, in C order, as `.npy` version 1.0."""
+    try:
+        fields = np.lib.format.header_data_from_array_1_0(array)
+        # Field names beyond ASCII as escapes: version 1.0 knows Latin-1 only, and NumPy reads a Python literal.
+        text = repr({**fields, "fortran_order": False}).encode("ascii", "backslashreplace")
+    except ValueError as error:  # fields that overlap
+        raise ArrayError(f"dtype {array.dtype} has no .npy form: {error}") from None
+    text += b" " * (-(len(text) + 11) % 64) + b"\n"
+    if len(text) > _MAX_NPY_HEADER:
+        raise ArrayError(f"the fields of dtype take {len(text)} bytes to describe, more than {_MAX_NPY_HEADER}")
+    return NPY_MAGIC + b"\x01\x00" + struct.pack("<H", len(text)) + text + array.tobytes()
+
+
 def _from_npy(data: Buffer) -> NDArray[Any]:
     head = io.BytesIO(bytes(data[: _MAX_NPY_HEADER + 16]))
     try:
         version = np.lib.format.read_magic(head)
-        read = {
-            (1, 0): np.lib.format.read_array_header_1_0,
-            (2, 0): np.lib.format.read_array_header_2_0,
-        }[version]
-        shape, fortran, dtype = read(head)
+        if version == (3, 0):  # as 2.0, but UTF-8
+            n = int.from_bytes(head.read(4), "little")
+            text = head.read(n).decode().encode("ascii", "backslashreplace")
+            start = 12 + n
+            shape, fortran, dtype = np.lib.format.read_array_header_2_0(
+                io.BytesIO(len(text).to_bytes(4, "little") + text)
+            )
+        else:
+            read = {
+                (1, 0): np.lib.format.read_array_header_1_0,
+                (2, 0): np.lib.format.read_array_header_2_0,
+            }[version]
+            shape, fortran, dtype = read(head)
+            start = head.tell()
     except Exception as error:  # NumPy evaluates a literal and builds a dtype from it: much can go wrong
         raise ArrayError(f"not a readable .npy array: {error}") from None
     if dtype.hasobject:
         raise ArrayError("a .npy array of Python objects is refused: it could run code when read")
     if any(dim < 0 for dim in shape):
         raise ArrayError(f"not a readable .npy array: shape {shape} is impossible")
-    array = view(data, dtype, shape[::-1] if fortran else shape, head.tell())
+    array = view(data, dtype, shape[::-1] if fortran else shape, start)
     return array.T if fortran else array

@@ -144,6 +144,10 @@ def _default(shell: type, f: Node, hint: Any) -> dict[str, Any]:
     name, data, kind = f["name"], f["default"], f["fieldType"]["kind"]
     if data == b"\xc0":
         return {"default": None}
+    if data == b"\x90" and typing.get_origin(hint) is list:
+        return {"default_factory": list}
+    if data == b"\x80" and typing.get_origin(hint) is dict:
+        return {"default_factory": dict}
     if kind in ("primitive", "literal", "enum"):  # values that nobody can change
         path = f"{shell.__name__}.{name}"
         return {"default": decode_default(field_type(hint, path), data, path)}
@@ -166,9 +170,7 @@ def encode_default(node: FieldType, value: Any, path: str) -> bytes:
     try:
         return msgspec.msgpack.encode(to_wire(node)(value))
     except Mismatch as error:
-        raise SchemaError(
-            f"the default does not fit{error.path and ' at '}{error.path}: {error.message}", field=path
-        ) from None
+        raise _unfit(error, path) from None
     except (OverflowError, RecursionError, ValueError) as error:
         raise SchemaError(f"the default cannot be stored: {error}", field=path) from None
 
@@ -187,14 +189,15 @@ def decode_default(node: FieldType, data: bytes, path: str) -> Any:
         value = wire if convert is None else convert(wire)
         return value.copy() if isinstance(value, np.ndarray) else value
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        mismatch = explain(error, {})
-        raise SchemaError(f"the default does not fit: {mismatch.path} {mismatch.message}", field=path) from None
+        raise _unfit(explain(error, {}), path) from None
     except Mismatch as error:
-        raise SchemaError(
-            f"the default does not fit{error.path and ' at '}{error.path}: {error.message}", field=path
-        ) from None
+        raise _unfit(error, path) from None
     except (AtdataError, TypeError, ValueError) as error:
         raise SchemaError(f"the default cannot be made: {error}", field=path) from None
+
+
+def _unfit(error: Mismatch, path: str) -> SchemaError:
+    return SchemaError(f"the default does not fit{error.path and ' at '}{error.path}: {error.message}", field=path)
 
 
 def _has_nested(node: FieldType) -> bool:

@@ -14,13 +14,14 @@ from collections.abc import Callable
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from atdata.errors import SampleDecodeError, SampleTypeError, SchemaError
 from atdata.samples.decode import explain, from_wire, wire_type
-from atdata.samples.encode import ArrayWriter, Mismatch, check_dims, small
-from atdata.samples.fields import Array, FieldType, OptionalOf, field_type
+from atdata.samples.encode import ArrayKind, ArrayWriter, Mismatch, check_dims, pack, small
+from atdata.samples.fields import Array, FieldType, OptionalOf, Primitive, field_type
 
-__all__ = ["Encoded", "Field", "Plan", "plan"]
+__all__ = ["Field", "Plan", "plan"]
 
 MISSING = dataclasses.MISSING
 
@@ -39,23 +40,6 @@ class Field:
     kw_only: bool = False
 
 
-class Encoded(typing.NamedTuple):
-    """One sample's bytes, in pieces so that large arrays are not copied.
-
-    Attributes:
-        parts: the pieces, to be written one after the other.
-        size: their length together, in bytes.
-        values: the field values, in field order.
-        raw: for each top-level array field, in field order, the offset of its raw elements in the payload, or -1 where
-            there are none to point at (None, or a `.npy` array).
-    """
-
-    parts: list[bytes | memoryview]
-    size: int
-    values: tuple[Any, ...]
-    raw: list[int]
-
-
 class Plan:
     """How one sample class is written and read."""
 
@@ -63,25 +47,32 @@ class Plan:
         self.cls = cls
         self.fields = fields
         self.nodes = {f.name: f.type for f in fields}
-        self._write: list[tuple[bytes, Any, bool]] = []
+        # Name, packed name, the exact type that msgspec packs as it is (or ndarray), and the function for the rest.
+        self._write: list[tuple[str, bytes, type | None, Any]] = []
         for f in fields:
             key = msgspec.msgpack.encode(f.name)
             array, optional = _array_node(f.type)
-            self._write.append(
-                (key, small(f.type) if array is None else ArrayWriter(array, optional), array is not None)
-            )
+            if array is not None:
+                self._write.append((f.name, key, np.ndarray, ArrayWriter(array, optional)))
+            else:
+                exact = f.type.type if isinstance(f.type, Primitive) and f.type.type is not bytes else None
+                self._write.append((f.name, key, exact, small(f.type)))
         self.array_fields = [f.name for f in fields if _array_node(f.type)[0] is not None]
         self._head = _map_header(len(fields))
         self._values = _getter([f.name for f in fields])
-        self._dims = self._named_dims()
+        self.dims = self._named_dims()
         self._wire: tuple[Any, Any] | None = None
         # Fields in the data that the class does not have: an error, unless the class is a selection of another's.
         self.ignore_unknown = False
 
     # -- writing ---------------------------------------------------------------------------------------------
 
-    def encode(self, sample: Any) -> Encoded:
-        """The bytes of `sample`.
+    def encode(self, sample: Any) -> tuple[bytes, tuple[Any, ...], list[int], list[ArrayKind | None]]:
+        """The bytes of `sample`, and what a manifest wants to know.
+
+        Returns:
+            The payload; the field values in field order; for each top-level array field the offset of its raw elements
+            in the payload, -1 where there are none (None, or a structured array); and its dtype and shape.
 
         Raises:
             SampleTypeError: the sample or one of its values is not of the declared type.
@@ -93,38 +84,48 @@ class Plan:
         except AttributeError as error:
             raise SampleTypeError(f"{self.cls.__name__}: {error}") from None
         parts: list[bytes | memoryview] = [self._head]
-        size = len(self._head)
         raw: list[int] = []
-        i = 0
+        kinds: list[ArrayKind | None] = []
+        size = counted = 0
+        name = ""
         try:
-            for key, write, is_array in self._write:
-                if is_array:
-                    prefix, data = write(values[i])
-                    size += len(key) + len(prefix)
+            for value, (name, key, exact, write) in zip(values, self._write, strict=True):
+                if exact is np.ndarray:
+                    prefix, data, kind = write(value)
+                    parts += (key, prefix)
+                    kinds.append(kind)
                     if data is None:
                         raw.append(-1)
-                        parts += (key, prefix)
                     else:
+                        size += sum(map(len, parts[counted:]))
                         raw.append(size)
-                        parts += (key, prefix, data)
-                        size += len(data)
+                        counted = len(parts)
+                        parts.append(data)
+                elif type(value) is exact:
+                    try:
+                        parts += (key, pack(value))
+                    except (UnicodeEncodeError, OverflowError):
+                        write(value)  # says what is wrong
+                        raise
                 else:
-                    packed = write(values[i])
-                    size += len(key) + len(packed)
-                    parts += (key, packed)
-                i += 1
-            if self._dims:
-                names: dict[str, int] = {}
-                for i, dims in self._dims:
-                    if values[i] is not None:
-                        check_dims(names, dims, values[i].shape)
+                    parts += (key, write(value))
+            if self.dims:
+                self._check_dims(values)
         except Mismatch as error:
-            path = f"{self.cls.__name__}.{self.fields[i].name}{error.path}"
+            path = f"{self.cls.__name__}.{name}{error.path}"
             raise SampleTypeError(f"{path}: {error.message}", field=path) from None
-        except RecursionError:
-            path = f"{self.cls.__name__}.{self.fields[i].name}"
-            raise SampleTypeError(f"{path}: nested too deeply, or holds itself", field=path) from None
-        return Encoded(parts, size, values, raw)
+        # One copy, so that whoever makes the samples may reuse the arrays for the next one.
+        return b"".join(parts), values, raw, kinds
+
+    def _check_dims(self, values: tuple[Any, ...]) -> None:
+        sizes: dict[str, int] = {}
+        for i, dims in self.dims:
+            if values[i] is not None:
+                try:
+                    check_dims(sizes, dims, values[i].shape)
+                except Mismatch as error:
+                    path = f"{self.cls.__name__}.{self.fields[i].name}"
+                    raise SampleTypeError(f"{path}: {error.message}", field=path) from None
 
     def _named_dims(self) -> list[tuple[int, tuple[int | str | None, ...]]]:
         found = []

@@ -243,6 +243,7 @@ class ArrayReader:
 
 
 _MESSAGE = re.compile(r"Expected `(?P<want>.+?)`, got `(?P<got>.+?)`(?: - at `(?:key` in `)?\$(?P<path>.*)`)?")
+_LENGTH = re.compile(r"Expected `array` of length (?P<want>\d+), got (?P<got>\d+)(?: - at `\$(?P<path>.*)`)?")
 _MISSING = re.compile(r"Object missing required field `(?P<name>.*?)`")
 _UNKNOWN = re.compile(r"Object contains unknown field `(?P<name>.*?)`")
 _GOT = {"object": "dict", "array": "list", "null": "None"}
@@ -255,6 +256,8 @@ def explain(error: Exception, nodes: dict[str, FieldType]) -> Mismatch:
         return Mismatch("missing", "." + match["name"])
     if match := _UNKNOWN.match(text):
         return Mismatch("is not a field of the sample type", "." + match["name"])
+    if match := _LENGTH.match(text):
+        return Mismatch(f"expected {match['want']} items, got {match['got']}", match["path"] or "")
     if match := _MESSAGE.match(text):
         path = match["path"] or ""
         node = nodes.get(path[1:])

@@ -109,9 +109,13 @@ class DictSample(Mapping[str, Any]):
         out: dict[str, Any] = {}
         for name, value in self._data.items():
             try:
+                if not isinstance(name, str):
+                    raise Mismatch(f"names of fields must be str, got {type(name).__name__}")
+                any_value(name)  # refuses text that cannot be written
                 wire = any_value(value)
             except Mismatch as error:
-                raise SampleTypeError(f"{name}{error.path}: {error.message}", field=f"{name}{error.path}") from None
+                path = f"{name!r:.80}" if not isinstance(name, str) or not name.isidentifier() else name
+                raise SampleTypeError(f"{path}{error.path}: {error.message}", field=f"{path}{error.path}") from None
             tagged = isinstance(wire, dict) and not isinstance(value, dict)
             out[name] = next(iter(wire.values())) if tagged else wire
         return msgspec.msgpack.encode(out)

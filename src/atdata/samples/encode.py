@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any
@@ -31,7 +32,7 @@ from atdata.samples.fields import (
 )
 from atdata.samples.images import Image
 
-__all__ = ["ARRAY_TAG", "ArrayWriter", "Mismatch", "bin_header", "to_wire"]
+__all__ = ["ARRAY_TAG", "ArrayKind", "ArrayWriter", "Mismatch", "bin_header", "pack", "small", "to_wire"]
 
 # An array inside a value without a declared type (`Any`, bare `dict`): a map with this one key.
 ARRAY_TAG = "__ndarray__"
@@ -39,6 +40,9 @@ ARRAY_TAG = "__ndarray__"
 _INT_MIN, _INT_MAX = -(2**63), 2**64 - 1
 _BIN_MAX = 2**32 - 1
 _MAX_DEPTH = 100
+# Samples in samples: what is written must be readable, and reading takes several Python calls a level.
+_MAX_NESTED = 64
+_nesting = threading.local()
 
 
 class Mismatch(Exception):
@@ -293,12 +297,14 @@ def _literal(node: LiteralOf) -> Wire:
 
 def _nested(node: Nested) -> Wire:
     fields: list[tuple[str, Wire]] | None = None
+    dims: list[tuple[int, tuple[int | str | None, ...]]] = []
 
-    def wire(value: Any) -> dict[str, Any]:
-        nonlocal fields
+    def write(value: Any) -> dict[str, Any]:
+        nonlocal fields, dims
         if fields is None:  # on first use: a class may nest itself
             from atdata.samples.codec import plan
 
+            dims = plan(node.cls).dims
             fields = [(f.name, to_wire(f.type)) for f in plan(node.cls).fields]
         if not isinstance(value, node.cls):
             raise _expected(node, value)
@@ -306,9 +312,28 @@ def _nested(node: Nested) -> Wire:
         for name, item in fields:
             try:
                 out[name] = item(getattr(value, name))
+            except AttributeError:
+                raise Mismatch("missing", f".{name}") from None
             except Mismatch as error:
                 raise Mismatch(error.message, f".{name}{error.path}") from None
+        sizes: dict[str, int] = {}
+        for i, shape in dims:
+            if (array := getattr(value, fields[i][0])) is not None:
+                try:
+                    check_dims(sizes, shape, array.shape)
+                except Mismatch as error:
+                    raise Mismatch(error.message, f".{fields[i][0]}") from None
         return out
+
+    def wire(value: Any) -> dict[str, Any]:
+        depth = getattr(_nesting, "depth", 0)
+        if depth >= _MAX_NESTED:
+            raise Mismatch(f"nested more than {_MAX_NESTED} deep")
+        _nesting.depth = depth + 1
+        try:
+            return write(value)
+        finally:
+            _nesting.depth = depth
 
     return wire
 
@@ -338,33 +363,44 @@ def any_value(value: Any, depth: int = 0) -> Any:
     raise Mismatch(f"a value of type {kind_of(value)} cannot be stored without a declared type")
 
 
+ArrayKind = tuple[np.dtype[Any], tuple[int, ...]]
+
+
 class ArrayWriter:
     """Splits an array field into its prefix (msgpack and compact headers) and its raw elements."""
 
-    __slots__ = ("_cache", "_node", "_optional")
+    __slots__ = ("_cache", "_last", "_node", "_optional")
 
     def __init__(self, node: Array, optional: bool) -> None:
         self._node = node
         self._optional = optional
         # Few shapes in most datasets; ragged ones would grow it without end.
-        self._cache: dict[tuple[np.dtype[Any], tuple[int, ...]], bytes] = {}
+        self._cache: dict[ArrayKind, tuple[bytes, ArrayKind]] = {}
+        self._last: tuple[bytes, ArrayKind] | None = None
 
-    def __call__(self, value: Any) -> tuple[bytes, bytes | memoryview | None]:
-        """Prefix and raw elements; no raw elements for None and for structured arrays, which are `.npy` files."""
+    def __call__(self, value: Any) -> tuple[bytes, bytes | memoryview | None, ArrayKind | None]:
+        """Prefix, raw elements, and dtype with shape.
+
+        There are no raw elements for None (which has no dtype either) and for structured arrays, which are `.npy` files.
+        """
         if type(value) is not np.ndarray:
             if value is None and self._optional:
-                return b"\xc0", None
+                return b"\xc0", None, None
             if not isinstance(value, np.ndarray):
                 raise _expected(self._node, value)
             _refuse_mask(value)
             value = np.asarray(value)
-        prefix = self._cache.get((value.dtype, value.shape))
-        if prefix is None:
+        dtype, shape = value.dtype, value.shape
+        known = self._last  # comparing is cheaper than hashing, and most arrays are like the one before
+        if known is None or known[1][0] is not dtype or known[1][1] != shape:
+            kind = (dtype, shape)
+            known = self._cache.get(kind)
+        if known is None:
             if wrong := self._node.mismatch(value.dtype, value.shape):
                 raise Mismatch(wrong)
             if value.dtype.names is not None:
                 data = _array(self._node)(value)
-                return bin_header(len(data)) + data, None
+                return bin_header(len(data)) + data, None, kind
             try:
                 head = arrays.array_header(value.dtype, value.shape)
             except arrays.ArrayError as error:
@@ -372,38 +408,17 @@ class ArrayWriter:
             prefix = bin_header(len(head) + value.nbytes) + head
             if len(self._cache) >= 1024:
                 self._cache.clear()
-            self._cache[value.dtype, value.shape] = prefix
-        return prefix, arrays.raw_bytes(value)
+            known = self._cache[kind] = prefix, kind
+        self._last = known
+        return known[0], value.tobytes() if value.nbytes < 16384 else arrays.raw_bytes(value), known[1]
+
+
+pack = msgspec.msgpack.Encoder().encode
 
 
 def small(node: FieldType) -> Callable[[Any], bytes]:
     """A function from a value of `node` to its msgpack bytes."""
-    pack = msgspec.msgpack.Encoder().encode
     wire = to_wire(node)
-    if isinstance(node, Primitive):
-        if node.type is str:
-
-            def text(value: Any) -> bytes:
-                try:
-                    return pack(value if type(value) is str else wire(value))
-                except UnicodeEncodeError:
-                    wire(value)
-                    raise
-
-            return text
-        if node.type is int:
-
-            def integer(value: Any) -> bytes:
-                try:
-                    return pack(value if type(value) is int else wire(value))
-                except OverflowError:
-                    wire(value)
-                    raise
-
-            return integer
-        if node.type is float:
-            # msgspec writes float64 always, as the format asks.
-            return lambda value: pack(value if type(value) is float else wire(value))
     return lambda value: pack(wire(value))
 
 

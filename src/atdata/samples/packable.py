@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any, Protocol, TypeVar, dataclass_transform, runtime_checkable
 
 import numpy as np
+from numpy.typing import NDArray
 
 from atdata.errors import SampleDecodeError, SchemaError
 from atdata.samples import codec
@@ -135,7 +136,7 @@ def pack(sample: Any) -> bytes:
     Raises:
         SampleTypeError: a value is not of its field's type.
     """
-    return b"".join(codec.plan(type(sample)).encode(sample).parts)
+    return codec.plan(type(sample)).encode(sample)[0]
 
 
 def unpack(data: bytes | memoryview, sample_type: type[T]) -> T:
@@ -158,18 +159,20 @@ def _from_data_impl(cls: type[T], data: dict[str, Any]) -> T:
 def equal_values(a: Any, b: Any) -> bool:
     """Whether two field values are the same: arrays by dtype, shape and content, NaN equal to NaN."""
     if isinstance(a, np.ndarray) or isinstance(b, np.ndarray):
-        return (
-            isinstance(a, np.ndarray)
-            and isinstance(b, np.ndarray)
-            and a.dtype == b.dtype
-            and a.shape == b.shape
-            and bool(np.array_equal(a, b, equal_nan=a.dtype.kind in "fcmM"))
-        )
+        return isinstance(a, np.ndarray) and isinstance(b, np.ndarray) and _equal_arrays(a, b)
     if isinstance(a, list | tuple):
         return type(a) is type(b) and len(a) == len(b) and all(map(equal_values, a, b))
     if isinstance(a, dict):
         return isinstance(b, dict) and a.keys() == b.keys() and all(equal_values(v, b[k]) for k, v in a.items())
     return bool(a == b or (a != a and b != b))
+
+
+def _equal_arrays(a: NDArray[Any], b: NDArray[Any]) -> bool:
+    if a.dtype != b.dtype or a.shape != b.shape:
+        return False
+    if a.dtype.names is not None:
+        return all(_equal_arrays(a[name], b[name]) for name in a.dtype.names)
+    return bool(np.array_equal(a, b, equal_nan=a.dtype.kind in "fcmM"))
 
 
 def _equal(self: Any, other: Any) -> Any:

@@ -246,6 +246,11 @@ class Schema:
         return generate_cid(identity(self._definition))
 
     @functools.cached_property
+    def _content(self) -> str:
+        # Not the definition itself: in Python, a literal 1 equals True.
+        return generate_cid(self._definition)
+
+    @functools.cached_property
     def _definition(self) -> Node:
         around = () if self._root is None else (self._root,)
         return {
@@ -257,7 +262,7 @@ class Schema:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Schema):
             return NotImplemented
-        return self.version == other.version and self._definition == other._definition
+        return self.version == other.version and self._content == other._content
 
     def __hash__(self) -> int:
         return hash(self.cid)
