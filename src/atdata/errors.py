@@ -7,15 +7,17 @@ AtdataError
 │   └── SampleDecodeError        bytes that cannot be read as the sample type (also ValueError)
 ├── SchemaError                  a sample type or stored schema that makes no sense (also ValueError)
 ├── ShardError                   something is wrong with one shard
-│   ├── ShardFormatError         the tar archive is malformed or holds what a shard may not hold
+│   ├── ShardFormatError         the tar archive is malformed or holds what a shard may not hold (also ValueError)
 │   │   └── TruncatedShardError  the archive ends before its end marker
-│   ├── ManifestError            a manifest that is malformed or belongs to another shard
+│   ├── ManifestError            a manifest that is malformed or belongs to another shard (also ValueError)
 │   └── IntegrityError           bytes differ from their recorded digest, size or count
 ├── StoreError                   a data store could not do what was asked
 │   ├── DatasetNotFoundError     no dataset or shard at that place (also FileNotFoundError)
 │   ├── DatasetExistsError       a dataset is there already (also FileExistsError)
 │   ├── StoreBusyError           another writer is at work on that prefix
-│   ├── CommitRecordError        an atdata.json that cannot be trusted
+│   ├── AccessDeniedError        the credentials do not allow it (also PermissionError)
+│   ├── ForkError                a forked process may not use its parent's connections
+│   ├── CommitRecordError        an atdata.json that cannot be trusted (also ValueError)
 │   └── UnsafeNameError          a name that would leave its place (also ValueError)
 └── DatasetError                 a dataset cannot be read that way
     ├── EmptyDatasetError        there is nothing to write (also ValueError)
@@ -33,12 +35,14 @@ from __future__ import annotations
 from typing import Any
 
 __all__ = [
+    "AccessDeniedError",
     "AtdataError",
     "CommitRecordError",
     "DatasetError",
     "DatasetExistsError",
     "DatasetNotFoundError",
     "EmptyDatasetError",
+    "ForkError",
     "IntegrityError",
     "ManifestError",
     "SampleDecodeError",
@@ -194,6 +198,14 @@ class DatasetExistsError(StoreError, FileExistsError):
 
 class StoreBusyError(StoreError):
     """Another writer is at work on that prefix; nothing was changed."""
+
+
+class AccessDeniedError(StoreError, PermissionError):
+    """The credentials do not allow what was asked, or there are none."""
+
+
+class ForkError(StoreError):
+    """This process is a fork of one that has used object storage; its connections do not survive that."""
 
 
 class CommitRecordError(StoreError, ValueError):

@@ -41,7 +41,7 @@ NOW = "2025-01-02T03:04:05.000006+00:00"
 class Color(enum.Enum):
     RED = "r"
     BLUE = "b"
-    ROUGE = "r"
+    ROUGE = "r"  # noqa: PIE796 - an alias
 
 
 class Level(enum.IntEnum):
@@ -53,7 +53,7 @@ class Word(enum.StrEnum):
     YES = "yes"
 
 
-class Shade(str, enum.Enum):
+class Shade(str, enum.Enum):  # noqa: UP042 - the older way to write it
     DARK = "d"
 
 
@@ -118,7 +118,7 @@ class Everything:
     maybe: Annotated[NDArray[np.int32] | None, Shape(2)]
     opt: int | None
     anything: Any
-    opt_any: Optional[Any]
+    opt_any: Any | None
     numbers: list[int]
     arrays: list[NDArray[np.float32]]
     opts: list[int | None]
@@ -164,7 +164,7 @@ def _defaults() -> list[tuple[str, Any, Any]]:
         ("nothing", None, None),
         ("any_none", Any, None),
         ("any_int", Any, 5),
-        ("opt_any", Optional[Any], None),
+        ("opt_any", Any | None, None),
         ("lit_none", Literal["a", None], None),
         ("array", NDArray[np.int16], np.arange(3, dtype=">i2")),
         ("opt_array", NDArray[np.float32] | None, np.zeros((0, 2), np.float32)),
@@ -470,7 +470,7 @@ def test_one_and_true_are_not_the_same_literal():
     assert one != true
     assert one.sample_type() is not true.sample_type()
     assert type(unpack(msgpack.packb({"x": True}), true.sample_type()).x) is bool
-    with pytest.raises(SampleDecodeError, match="expected one of 'a', 1, got True"):
+    with pytest.raises(SampleDecodeError, match="expected one of 'a', 1, got bool"):
         unpack(msgpack.packb({"x": True}), one.sample_type())
 
 
@@ -697,9 +697,9 @@ def test_too_deep_and_too_wide_classes():
     with pytest.raises(SchemaError, match="nested more than 32 deep"):
         Schema.of(made(x=list[hint]))
     cls = made("N0", x=int)
-    for i in range(17):  # each holds two of the one before: 2**17 when written out
+    for i in range(16):  # each holds two of the one before: 2**16 when written out
         cls = made(f"N{i + 1}", a=cls, b=cls)
-    with pytest.raises(SchemaError, match="more than 100000 parts"):
+    with pytest.raises(SchemaError, match="more than 50000 parts"):
         Schema.of(cls)
 
 
@@ -971,7 +971,7 @@ HOSTILE = [
     (one({"$type": "local#ndarray", "declaredDtype": None, "dims": ["\ud800"]}), "has a lone surrogate"),
     (one(nest(32)), "nested more than 32 deep"),
     (one(nest(500)), "nested more than 32 deep"),
-    (one({"$type": "local#tuple", "items": [INT] * 100_001}), "the schema has more than 100000 parts"),
+    (one({"$type": "local#tuple", "items": [INT] * 50_001}), "the schema has more than 50000 parts"),
     (one({"$type": "local#tuple"}), "A.x: `items` of a tuple must be a list"),
     (one({"$type": "local#map"}), "A.x{}: `fieldType` must be a JSON object"),
     (one({"$type": "local#recursive"}), "A.x: `up` is None, which names no class around the field"),
@@ -1074,10 +1074,10 @@ def test_records_nested_beyond_what_python_can_follow():
 
 def test_defaults_of_defaults_cannot_explode():
     fields = [{"name": "a", "fieldType": INT, "default": 1}]
-    for i in range(14):
+    for i in range(10):
         node = {"$type": "local#object", "name": f"C{i}", "fields": fields}
         fields = [{"name": n, "fieldType": node, "default": {}} for n in ("a", "b")]
-    with pytest.raises(SchemaError, match="the default does not fit at .a: missing"):
+    with pytest.raises(SchemaError, match=r"the default does not fit at \.a: missing"):
         Schema.from_record({"name": "A", "fields": fields})
 
 
@@ -1098,15 +1098,15 @@ def test_ten_thousand_fields():
     assert time.perf_counter() - started < 60
 
 
-json_values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.sampled_from(["local#any", "x", "object"]),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(
-        st.sampled_from(["$type", "kind", "name", "fields", "fieldType", "items", "values", "enum", "default", "schema", "properties", "up"]),
-        inner,
-        max_size=4,
-    ),
-    max_leaves=12,
+KEYS = (
+    "$type", "kind", "name", "fields", "fieldType", "items", "values", "enum", "default", "schema", "properties", "up",
 )  # fmt: skip
+leaves = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)
+json_values = st.recursive(
+    leaves | st.sampled_from(["local#any", "x", "object"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(KEYS), inner, max_size=4),
+    max_leaves=12,
+)
 
 
 @given(json_values)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Generic, NamedTuple, TypeVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from atdata.samples import codec
 from atdata.samples.dictsample import DictSample
-from atdata.samples.fields import Array, EnumOf, FieldType, LiteralOf, OptionalOf, Primitive
+from atdata.samples.fields import Array, EnumOf, LiteralOf, OptionalOf
 from atdata.shards.reader import BufferShard
 
 __all__ = ["Rows", "SampleBatch"]
@@ -28,9 +29,9 @@ class Rows(NamedTuple):
 class SampleBatch(Generic[T]):
     """Some samples, seen by column: `batch.image`, `batch["image"]`.
 
-    An array field gives one new, writable array of shape (samples, …) when all its arrays have one dtype and shape, else
-    (ragged, or None among them) a list of arrays; every other field gives a list. A column is gathered when it is first
-    asked for and kept. A field named like one of this class's own members is reached as an item only.
+    An array field gives one new, writable array of shape (samples, …) when all its arrays have one dtype and shape,
+    else (ragged, or None among them) a list of arrays; every other field gives a list. A column is gathered when it is
+    first asked for and kept. A field named like one of this class's own members is reached as an item only.
 
     Args:
         samples: the samples, all of one type.
@@ -90,7 +91,9 @@ class SampleBatch(Generic[T]):
         return found
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("_"):
+        if name.startswith("_") or hasattr(
+            type(self), name
+        ):  # a member of this class that raised AttributeError itself
             raise AttributeError(name)
         try:
             return self[name]
@@ -105,10 +108,10 @@ class SampleBatch(Generic[T]):
         return (SampleBatch, (self.samples, self._type))
 
     def _column(self, field: str) -> Any:
-        if self._samples is None:
-            convert = self._convert(field)
-            if convert is not None:
-                return self._gather(field, convert)
+        if self._samples is None and all(shard.has_column(self._type, field) for shard, _, _ in self._rows):
+            found = self._gather(field)
+            if found is not None:
+                return found
         samples: list[Any] = self.samples
         if not issubclass(self._type, Mapping) and field not in self.fields:
             raise KeyError(f"{self._type.__name__} has no field {field!r}; it has {', '.join(self.fields)}")
@@ -118,24 +121,19 @@ class SampleBatch(Generic[T]):
             raise KeyError(f"not every sample of the batch has a field {field!r}") from None
         return _stack(values)
 
-    def _convert(self, field: str) -> Callable[[list[Any]], Any] | None:
-        """What makes field values of a manifest's; None where the manifests do not have the field."""
-        if issubclass(self._type, Mapping):
-            return None
-        node = codec.plan(self._type).nodes.get(field)
-        for shard, _, _ in self._rows:
-            manifest = shard.manifest
-            if node is None or manifest is None:
-                return None
-            if field not in manifest.array_fields and field not in manifest.scalar_fields:
-                return None
-        return None if node is None else _from_column(node)
-
-    def _gather(self, field: str, convert: Callable[[list[Any]], Any]) -> Any:
-        first = self._rows[0].shard.manifest
-        assert first is not None
-        if field not in first.array_fields:
-            return convert([v for shard, start, stop in self._rows for v in shard.gather(field, start, stop)])
+    def _gather(self, field: str) -> Any:
+        """The column out of the manifests; None where they hold values that are none of the field's."""
+        node = codec.plan(self._type).nodes[field]
+        inner = node.inner if isinstance(node, OptionalOf) else node
+        if not isinstance(inner, Array):
+            values = [v for shard, start, stop in self._rows for v in shard.gather(field, start, stop)]
+            match inner:
+                case EnumOf():
+                    members = {None: None, **{m.value: m for m in inner.cls}}
+                    return [members[v] for v in values] if all(v in members for v in values) else None
+                case LiteralOf():
+                    return values if all(v is None or v in inner.values for v in values) else None
+            return values
         columns = [shard.manifest.array(field) for shard, _, _ in self._rows if shard.manifest is not None]
         dtype, shape = columns[0].dtype, columns[0].shape
         uniform = dtype is not None and all(
@@ -144,7 +142,7 @@ class SampleBatch(Generic[T]):
         )
         if not uniform:
             return _stack([v for shard, start, stop in self._rows for v in shard.gather(field, start, stop)])
-        out = np.empty((len(self), *(shape or ())), dtype)
+        out = _empty(len(self), shape or (), dtype)
         at = 0
         for shard, start, stop in self._rows:
             shard.gather(field, start, stop, out[at : at + stop - start])
@@ -152,21 +150,9 @@ class SampleBatch(Generic[T]):
         return out
 
 
-def _from_column(node: FieldType) -> Callable[[list[Any]], Any] | None:
-    inner = node.inner if isinstance(node, OptionalOf) else node
-    match inner:
-        case Primitive() | LiteralOf():
-            return _same
-        case EnumOf():
-            members = {m.value: m for m in inner.cls}
-            return lambda values: [None if v is None else members[v] for v in values]
-        case Array():
-            return _same
-    return None
-
-
-def _same(values: list[Any]) -> list[Any]:
-    return values
+def _empty(count: int, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
+    # `np.empty` would make one byte of a dtype of none (`<U0`), as `np.stack` makes native what is big-endian.
+    return np.ndarray((count, *shape), dtype)
 
 
 def _stack(values: list[Any]) -> Any:
@@ -174,6 +160,9 @@ def _stack(values: list[Any]) -> Any:
     if isinstance(first, np.ndarray) and all(
         isinstance(v, np.ndarray) and v.dtype == first.dtype and v.shape == first.shape for v in values
     ):
-        return np.stack(values)
+        out = _empty(len(values), first.shape, first.dtype)
+        for i, value in enumerate(values):
+            out[i] = value
+        return out
     # Lists of arrays are the caller's own, as stacked columns are.
     return [v.copy() if isinstance(v, np.ndarray) else v for v in values]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import types
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
@@ -14,6 +15,7 @@ from atdata.errors import DatasetError, IntegrityError, SampleIndexError, Sample
 from atdata.samples import codec
 from atdata.samples.dictsample import DictSample
 from atdata.samples.schema import Schema
+from atdata.shards.reader import keeps_values
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,7 +32,7 @@ class _Typed(types.GenericAlias):
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         sample_type = self.__args__[0]
-        return self.__origin__(*args, sample_type=sample_type, **kwargs)
+        return self.__origin__(*args, sample_type=sample_type, **kwargs)  # type: ignore[operator]
 
 
 class Dataset(Generic[T]):
@@ -78,7 +80,7 @@ class Dataset(Generic[T]):
         self._access: Access | None = None
         if sample_type is None:
             schema = self._located.schema
-            sample_type = DictSample if schema is None else schema.sample_type()  # type: ignore[assignment]
+            sample_type = DictSample if schema is None else schema.sample_type()
         self._stored_type: type = _check_type(sample_type)
         self._sample_type: type = self._stored_type
 
@@ -102,7 +104,9 @@ class Dataset(Generic[T]):
         made._store = None
         made._verify = "first"
         made._located = None
-        made._samples = _Once(samples) if iter(samples) is samples else samples
+        if not hasattr(samples, "__iter__") and not hasattr(samples, "__getitem__"):
+            raise TypeError(f"samples are given as a list, a generator or another iterable, not as {samples!r:.100}")
+        made._samples = _Once(samples) if isinstance(samples, Iterator) else samples
         made._key = key
         made._steps = ()
         made._access = None
@@ -149,7 +153,8 @@ class Dataset(Generic[T]):
 
     def __repr__(self) -> str:
         count = self.known_length()
-        what = "samples in memory" if self._located is None else f"{len(self._located.shards)} shards"
+        shards = len(self.list_shards())
+        what = "samples in memory" if self._located is None else f"{shards} shard{'' if shards == 1 else 's'}"
         numbers = f", {count} samples" if count is not None else ""
         return f"Dataset[{self._sample_type.__name__}]({what}{numbers})"
 
@@ -174,10 +179,12 @@ class Dataset(Generic[T]):
 
     def __len__(self) -> int:
         length = self.known_length()
-        if length is None and self._located is not None and self._after_steps(0) is not None:
+        # `list` and `tqdm` ask for the length first: no reason to read what a source gives twice.
+        readable = self._located is not None and not self._shards().streamed
+        if length is None and readable and self._after_steps(0) is not None:
             length = self._after_steps(self._shards().length())
         if length is None:
-            what = "after a filter" if self._after_steps(0) is None else "an iterator will give"
+            what = "after a filter" if self._after_steps(0) is None else "of an iterator or a stream"
             raise TypeError(f"the number of samples {what} is not known before they are read: count them while reading")
         return length
 
@@ -214,7 +221,8 @@ class Dataset(Generic[T]):
         if not fields or len(set(fields)) != len(fields):
             raise SchemaError("name at least one field, and each only once")
         step = steps.Select(fields)
-        if self._steps or self._located is None or issubclass(self._sample_type, DictSample):
+        untouched = all(isinstance(done, steps.Take) for done in self._steps) and self._located is not None
+        if not untouched or issubclass(self._sample_type, DictSample) or not keeps_values(self._sample_type):
             return self._with(step)
         # Nothing looks at the other fields before, so they need not be decoded at all.
         made = self._copy()
@@ -276,6 +284,7 @@ class Dataset(Generic[T]):
                 expected=ref.info.samples,
                 got=count,
             )
+        self._shards().learn(number, count)
 
     def _shards(self) -> Access:
         if self._located is None:
@@ -290,14 +299,17 @@ class Dataset(Generic[T]):
     @overload
     def __getitem__(self, index: slice) -> list[T]: ...
     def __getitem__(self, index: int | slice) -> T | list[T]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(self._indexable()))]
         length = self._indexable()
+        if isinstance(index, slice):
+            found = self._shards().rows(range(*index.indices(length)), self._stored_type)
+            return [self._through_steps(key, sample) for key, sample in found]
+        index = operator.index(index)
         at = index + length if index < 0 else index
         if not 0 <= at < length:
             raise SampleIndexError(f"there is no sample {index}: the dataset has {length}")
         key, sample = self._shards().sample(at, self._stored_type)
-        return self._through_steps(key, sample)
+        one: T = self._through_steps(key, sample)
+        return one
 
     def _indexable(self) -> int:
         if self._located is None:
@@ -336,7 +348,7 @@ class Dataset(Generic[T]):
 
     def head(self, n: int = 5) -> list[T]:
         """The first `n` samples."""
-        return list(self.take(n).ordered())
+        return [sample for _, sample in self.take(n).keyed()]
 
     # -- other formats ---------------------------------------------------------------------------------------
 

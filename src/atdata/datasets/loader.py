@@ -80,8 +80,7 @@ class Loader(Generic[T]):
                 waiting += SampleBatch.of_rows(rows, sample_type).samples
                 rows, have = [], 0
                 count = 0
-                for sample in shard.samples(dataset._stored_type):
-                    count += 1
+                for count, sample in enumerate(shard.samples(dataset._stored_type), 1):  # noqa: B007
                     waiting.append(sample)
                     left -= 1
                     if len(waiting) == size:

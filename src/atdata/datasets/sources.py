@@ -18,7 +18,7 @@ from atdata.stores.base import WrittenShards
 from atdata.stores.disk import local_path, recover
 from atdata.stores.record import RECORD_NAME, CommitRecord, ShardInfo
 
-__all__ = ["DataSource", "Located", "ShardRef", "expand_braces", "locate"]
+__all__ = ["DataSource", "Located", "ShardRef", "expand_braces", "is_source", "locate"]
 
 _MAX_EXPANSION = 1_000_000
 
@@ -64,7 +64,11 @@ def locate(source: Any, resolve: Any = None) -> Located:
     Raises:
         DatasetNotFoundError: there is nothing there.
     """
-    if isinstance(source, WrittenShards):
+    if isinstance(source, WrittenShards) and _as_written(source):
+        for url in source:
+            path = local_path(url if resolve is None else resolve(url))
+            if path is not None and not os.path.isfile(path):
+                raise DatasetNotFoundError("there is no such file", url=url)
         refs = tuple(ShardRef(url, info) for url, info in zip(source, source.shards, strict=True))
         return Located(refs, source.record.schema, source.record)
     if isinstance(source, str | os.PathLike):
@@ -73,18 +77,31 @@ def locate(source: Any, resolve: Any = None) -> Located:
         if not source:
             raise DatasetNotFoundError("the list of shards is empty")
         return _from_list([os.fspath(url) for url in source], resolve)
-    if isinstance(source, DataSource):
-        return Located(tuple(ShardRef(name) for name in source.list_shards()))
+    if is_source(source):
+        names = source.list_shards()
+        if not names:
+            raise DatasetNotFoundError("the source has no shards")
+        return Located(tuple(ShardRef(name) for name in names))
     raise TypeError(
         "a dataset is read from a path, a pattern, a list of shard URLs, or an object with list_shards and open_shard, "
         f"not from {type(source).__name__}; samples in memory: Dataset.from_samples(samples, SampleType)"
     )
 
 
+def is_source(source: Any) -> bool:
+    """Whether `source` can be read as a `DataSource`; the two methods are all that is used."""
+    return all(callable(getattr(source, name, None)) for name in ("list_shards", "open_shard"))
+
+
+def _as_written(urls: WrittenShards) -> bool:
+    """Whether the list still says what its record says; it is a list, so that people sort and cut it."""
+    return [url.rpartition("/")[2] for url in urls] == [shard.name for shard in urls.shards]
+
+
 def _from_text(text: str, resolve: Any) -> Located:
     path = local_path(resolve(text) if resolve is not None and "{" not in text else text)
-    if path is not None and path.exists():
-        return _from_folder(path) if path.is_dir() else _from_list([text], resolve)
+    if path is not None and os.path.exists(path):  # False too for what is too long to be a name
+        return _from_folder(path) if os.path.isdir(path) else _from_list([text], resolve)
     if "{" in text:
         return _from_list(list(itertools.chain.from_iterable(map(_glob, expand_braces(text)))), resolve)
     return _from_list(_glob(text), resolve)
@@ -92,9 +109,12 @@ def _from_text(text: str, resolve: Any) -> Located:
 
 def _glob(text: str) -> list[str]:
     path = local_path(text)
-    if path is None or not glob.has_magic(text):
+    if path is None or not glob.has_magic(text) or os.path.exists(path):
         return [text]
-    found = sorted(glob.glob(str(path)))
+    # What is there by that very name is no pattern, also when it has brackets: `runs[1]/*.tar`.
+    there = next((parent for parent in path.parents if os.path.exists(parent)), Path())
+    found = sorted(glob.glob(str(path.relative_to(there)), root_dir=there))
+    found = [str(there / name) for name in found]
     if not found:
         raise DatasetNotFoundError("no file matches the pattern", url=text)
     return found
@@ -117,9 +137,9 @@ def _from_list(urls: list[str], resolve: Any) -> Located:
         path = local_path(url if resolve is None else resolve(url))
         if path is None:
             raise StoreError("URLs of this kind cannot be read; a local path or file:// URL can", url=url)
-        if not path.is_file():
+        if not os.path.isfile(path):
             raise DatasetNotFoundError(
-                "this is a folder, not a shard" if path.is_dir() else "there is no such file", url=url
+                "this is a folder, not a shard" if os.path.isdir(path) else "there is no such file", url=url
             )
         folder = path.absolute().parent
         if folder not in records:
@@ -187,6 +207,6 @@ def expand_braces(pattern: str, limit: int = _MAX_EXPANSION) -> list[str]:
     if any(mark in piece for part in pieces if isinstance(part, list) for piece in part for mark in "{}"):
         raise UnsafeNameError("the braces of the pattern do not pair, or are nested", url=pattern)
     return [
-        "".join(str(p).zfill(w) if isinstance(p, int) else p for p, w in zip(parts, widths, strict=True))
+        "".join(str(p).zfill(w) if isinstance(p, int) else str(p) for p, w in zip(parts, widths, strict=True))
         for parts in itertools.product(*pieces)
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copyreg
 import dataclasses
 import itertools
 import typing
@@ -55,8 +56,11 @@ class Filter:
     def run(self, samples: Keyed) -> Keyed:
         """The step over a stream of samples."""
         for key, sample in samples:
-            if _call("filter", self.predicate, sample, key):
+            if _call("filter", self._keeps, sample, key):
                 yield key, sample
+
+    def _keeps(self, sample: Any) -> bool:
+        return bool(self.predicate(sample))  # which fails for an array: the user's error, as those of the predicate
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,6 +118,10 @@ def _call(name: str, function: Callable[[Any], Any], sample: Any, key: str | Non
         raise StepError(f"the function of a {name} step raised {type(error).__name__}: {error}", key=key) from error
 
 
+class _SelectedType(type):
+    """The type of classes made by `selected_type`; it exists so that they can be pickled."""
+
+
 _selected: dict[tuple[type, tuple[str, ...]], type] = {}
 
 
@@ -132,21 +140,18 @@ def selected_type(cls: type, fields: tuple[str, ...]) -> type:
     for name in fields:
         if name not in known:
             raise SchemaError(f"{cls.__name__} has no field {name!r}; it has {', '.join(known)}")
-    hints = typing.get_type_hints(cls, localns=vars(cls).get("__atdata_names__"), include_extras=True)
-    by_name = {f.name: f for f in dataclasses.fields(cls)}
-    made = dataclasses.make_dataclass(
-        cls.__name__,
-        [(n, hints[n], _like(by_name[n])) for n in fields],
-        namespace={"__reduce__": lambda self: (_rebuild, (cls, fields, [getattr(self, n) for n in fields]))},
-        kw_only=True,
-        eq=False,
-    )
-    made.__doc__ = f"{', '.join(fields)} of {cls.__name__}."
-    made.__module__ = cls.__module__
+    names = {n: t for base in reversed(cls.__mro__) for n, t in vars(base).get("__atdata_names__", {}).items()}
+    hints = typing.get_type_hints(cls, localns=names or None, include_extras=True)
+    by_name = {f.name: f for f in dataclasses.fields(typing.cast(Any, cls))}
+    namespace: dict[str, Any] = {name: _like(by_name[name]) for name in fields}
+    namespace["__annotations__"] = {name: hints[name] for name in fields}
+    namespace["__module__"] = cls.__module__
+    namespace["__doc__"] = f"{', '.join(fields)} of {cls.__name__}."
+    made: Any = dataclasses.dataclass(kw_only=True)(typing.cast(Any, _SelectedType(cls.__name__, (), namespace)))
+    made.__atdata_selected__ = (cls, fields)
     made = packable(made)
     codec.plan(made).ignore_unknown = True
-    _selected[cls, fields] = made
-    return made
+    return _selected.setdefault((cls, fields), made)
 
 
 def _like(field: dataclasses.Field[Any]) -> Any:
@@ -155,5 +160,9 @@ def _like(field: dataclasses.Field[Any]) -> Any:
     return dataclasses.field(default=field.default)
 
 
-def _rebuild(cls: type, fields: tuple[str, ...], values: list[Any]) -> Any:
-    return selected_type(cls, fields)(**dict(zip(fields, values, strict=True)))
+def _reduce(cls: type) -> Any:
+    found = vars(cls).get("__atdata_selected__")
+    return cls.__qualname__ if found is None else (selected_type, found)
+
+
+copyreg.pickle(_SelectedType, _reduce)

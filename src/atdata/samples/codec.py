@@ -86,10 +86,10 @@ class Plan:
         parts: list[bytes | memoryview] = [self._head]
         raw: list[int] = []
         kinds: list[ArrayKind | None] = []
-        size = counted = 0
+        size, counted = len(self._head), 1
         name = ""
         try:
-            for value, (name, key, exact, write) in zip(values, self._write, strict=True):
+            for value, (name, key, exact, write) in zip(values, self._write, strict=True):  # noqa: B007 - for the error
                 if exact is np.ndarray:
                     prefix, data, kind = write(value)
                     parts += (key, prefix)
@@ -97,10 +97,13 @@ class Plan:
                     if data is None:
                         raw.append(-1)
                     else:
-                        size += sum(map(len, parts[counted:]))
+                        size += len(key) + len(prefix)
+                        if len(parts) - counted > 2:  # scalars came in between
+                            size += sum(map(len, parts[counted:-2]))
                         raw.append(size)
-                        counted = len(parts)
+                        size += len(data)
                         parts.append(data)
+                        counted = len(parts)
                 elif type(value) is exact:
                     try:
                         parts += (key, pack(value))

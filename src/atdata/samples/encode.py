@@ -381,7 +381,7 @@ class ArrayWriter:
     def __call__(self, value: Any) -> tuple[bytes, bytes | memoryview | None, ArrayKind | None]:
         """Prefix, raw elements, and dtype with shape.
 
-        There are no raw elements for None (which has no dtype either) and for structured arrays, which are `.npy` files.
+        There are no raw elements for None (which has no dtype either) and for structured arrays: those are `.npy`.
         """
         if type(value) is not np.ndarray:
             if value is None and self._optional:

@@ -28,6 +28,7 @@ __all__ = [
     "MAX_DEFAULT",
     "MAX_DEPTH",
     "MAX_FIELDS",
+    "MAX_PARTS",
     "RecordReader",
     "check_name",
     "property_of",
@@ -38,7 +39,7 @@ __all__ = [
 MAX_FIELDS = 10_000
 MAX_DEPTH = 32
 MAX_DEFAULT = 1 << 20
-_MAX_NODES = 100_000
+MAX_PARTS = 50_000
 _MAX_NAME = 200
 _MAX_DESCRIPTION = 100_000
 _MAX_DEFAULTS = 16 << 20
@@ -196,8 +197,8 @@ class RecordReader:
 
     def _node(self, value: Any, path: str, depth: int, outer: int) -> Node:
         self._nodes += 1
-        if self._nodes > _MAX_NODES:
-            raise SchemaError(f"the schema has more than {_MAX_NODES} parts", field=path)
+        if self._nodes > MAX_PARTS:
+            raise SchemaError(f"the schema has more than {MAX_PARTS} parts", field=path)
         if depth >= MAX_DEPTH:
             raise SchemaError(f"nested more than {MAX_DEPTH} deep", field=path)
         value = _mapping(value, "`fieldType`", path)
@@ -294,8 +295,8 @@ class RecordReader:
 
     def _json(self, value: Any, path: str, depth: int) -> Node:
         self._nodes += 1
-        if self._nodes > _MAX_NODES:
-            raise SchemaError(f"the schema has more than {_MAX_NODES} parts", field=path)
+        if self._nodes > MAX_PARTS:
+            raise SchemaError(f"the schema has more than {MAX_PARTS} parts", field=path)
         if depth >= MAX_DEPTH:
             raise SchemaError(f"nested more than {MAX_DEPTH} deep", field=path)
         value = _mapping(value, "a JSON Schema", path)

@@ -43,6 +43,7 @@ from atdata.samples.records import (
     MAX_DEFAULT,
     MAX_DEPTH,
     MAX_FIELDS,
+    MAX_PARTS,
     Node,
     RecordReader,
     check_name,
@@ -56,7 +57,6 @@ _SEMVER = re.compile(r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)(-[0-9A-Za-z.-]+)
 _JSON_SCHEMA = "http://json-schema.org/draft-07/schema#"
 # What the network's lexicon allows, in bytes.
 _NETWORK_NAME, _NETWORK_DESCRIPTION = 100, 5000
-_MAX_PARTS = 100_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -313,6 +313,7 @@ class _Writer:
 
     def __init__(self) -> None:
         self._parts = 0
+        self._classes: dict[type, tuple[tuple[SchemaField, ...], str | None]] = {}
 
     def fields(self, fields: tuple[SchemaField, ...], path: str, around: tuple[type, ...], depth: int) -> list[Node]:
         out = []
@@ -327,8 +328,8 @@ class _Writer:
 
     def node(self, node: FieldType, path: str, around: tuple[type, ...], depth: int) -> Node:
         self._parts += 1
-        if self._parts > _MAX_PARTS:
-            raise SchemaError(f"the schema has more than {_MAX_PARTS} parts", field=path)
+        if self._parts > MAX_PARTS:
+            raise SchemaError(f"the schema has more than {MAX_PARTS} parts", field=path)
         if depth >= MAX_DEPTH:
             raise SchemaError(f"nested more than {MAX_DEPTH} deep", field=path)
         match node:
@@ -366,8 +367,11 @@ class _Writer:
     def _nested(self, cls: type, path: str, around: tuple[type, ...], depth: int) -> Node:
         if cls in around:
             return {"kind": "recursive", "up": around[::-1].index(cls)}
-        name, description = check_name(cls.__name__, "a class", path), _description_of(cls)
-        fields = self.fields(_fields_of(cls), path, (*around, cls), depth + 1)
+        name = check_name(cls.__name__, "a class", path)
+        if cls not in self._classes:
+            self._classes[cls] = _fields_of(cls), _description_of(cls)
+        own, description = self._classes[cls]
+        fields = self.fields(own, path, (*around, cls), depth + 1)
         return {"kind": "object", "name": name, "fields": fields, "description": description}
 
 

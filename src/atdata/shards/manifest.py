@@ -418,7 +418,7 @@ class _ArrayMeta(TypedDict):
 class _Meta(TypedDict):
     format: int
     shard_size: Annotated[int, msgspec.Meta(ge=0, le=1 << 60)]
-    shard_sha256: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+    shard_sha256: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
     arrays: dict[str, _ArrayMeta | None]
 
 

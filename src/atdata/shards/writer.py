@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,14 +23,13 @@ __all__ = ["SampleEncoder", "ShardWriter", "check_key", "default_key", "encoder"
 
 _CHUNK = 4 << 20
 _PLAIN_KEY = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_\-]*", re.ASCII)
-_DIGITS = 9
 _LONGEST_END = 2 * tar.BLOCK + 20 * tar.BLOCK
 _PADDING = [bytes(n) for n in range(tar.BLOCK)]
 
 
 def default_key(number: int) -> str:
     """The key of the sample with that number in its dataset: nine digits, more when it needs them."""
-    return f"{number:0{_DIGITS}d}"
+    return "%09d" % number  # noqa: UP031  (half the time of an f-string with a width)
 
 
 def check_key(key: str) -> str:
@@ -58,6 +57,9 @@ def check_key(key: str) -> str:
 
 
 Encoded = tuple[bytes, tuple[Any, ...], list[int], list[ArrayKind | None]]
+
+
+Numbered = tuple[int, tuple[str | None, Any]]
 
 
 class SampleEncoder(NamedTuple):
@@ -106,11 +108,11 @@ class ShardWriter:
     """Turns samples into the bytes of one shard.
 
     Args:
-        write: called with each finished stretch of the archive, a few MiB long.
+        write: called with each finished stretch of the archive, a few MiB in many pieces.
         encoder: from `encoder(sample_type)`.
     """
 
-    def __init__(self, write: Callable[[bytes], None], encoder: SampleEncoder) -> None:
+    def __init__(self, write: Callable[[list[bytes]], None], encoder: SampleEncoder) -> None:
         self._write = write
         self._encode = encoder.encode
         self._builder = ManifestBuilder(encoder.scalars, encoder.arrays)
@@ -123,38 +125,62 @@ class ShardWriter:
         self.size = 0
         self.samples = 0
 
-    def add(self, key: str, sample: Any, limit: int | None) -> bool:
-        """Append one sample, unless the finished shard would then be larger than `limit` bytes.
+    def fill(
+        self,
+        samples: Iterator[Numbered],
+        *,
+        maxcount: int,
+        maxsize: int,
+        advance: Callable[[], None] | None = None,
+    ) -> Numbered | None:
+        """Append samples until the shard is full or there are no more.
+
+        Args:
+            samples: each with its number in the dataset, and its key or None; at least one is taken.
+            maxcount: most samples of the shard.
+            maxsize: most bytes of the finished shard, unless its first sample is larger by itself.
+            advance: called after every sample.
 
         Returns:
-            Whether it was appended. When it was not, or when this raises, the shard is as before.
+            The first sample for the next shard; None when there are no more.
 
         Raises:
-            SampleTypeError: the sample does not fit its type.
-            UnsafeNameError: the key is used already in this shard.
+            SampleTypeError: a sample does not fit its type.
+            UnsafeNameError: a key cannot be used, or is used already in this shard.
         """
-        if key in self._keys:
-            raise UnsafeNameError("two samples have this key; keys must be unique in a dataset", key=key)
-        try:
-            payload, values, raw, kinds = self._encode(sample)
-        except SampleTypeError as error:
-            error.at(key=key)
-            raise
-        name = f"{key}.msgpack"
-        length = len(payload)
-        head = tar.BLOCK if len(name) <= 100 and name.isascii() else len(tar.header(name, length))
-        size = self.size + head + length + -length % tar.BLOCK
-        if limit is not None and size > limit - _LONGEST_END and tar.archive_size(size) > limit:
-            return False
-        self._keys.add(key)
-        self._names.append(name)
-        self._payloads.append(payload)
-        self._builder.add(values, raw, kinds)
-        self.size = size
-        self.samples += 1
-        if size - self._written >= _CHUNK:
-            self._flush(b"")
-        return True
+        # One loop with everything at hand: at small samples, calls are most of the time.
+        encode, describe = self._encode, self._builder.add
+        keys, names, payloads = self._keys, self._names, self._payloads
+        block, close_to_full = tar.BLOCK, maxsize - _LONGEST_END
+        for item in samples:
+            number, (given, sample) = item
+            key = default_key(number) if given is None else check_key(given)
+            if key in keys:
+                raise UnsafeNameError("two samples have this key; keys must be unique in a dataset", key=key)
+            try:
+                payload, values, raw, kinds = encode(sample)
+            except SampleTypeError as error:
+                error.at(key=key)
+                raise
+            name = key + ".msgpack"
+            length = len(payload)
+            head = block if len(name) <= 100 and name.isascii() else len(tar.header(name, length))
+            size = self.size + head + length + -length % block
+            if size > close_to_full and self.samples and tar.archive_size(size) > maxsize:
+                return item
+            keys.add(key)
+            names.append(name)
+            payloads.append(payload)
+            describe(values, raw, kinds)
+            self.size = size
+            self.samples += 1
+            if size - self._written >= _CHUNK:
+                self._flush(b"")
+            if advance is not None:
+                advance()
+            if self.samples >= maxcount:
+                return next(samples, None)
+        return None
 
     def _flush(self, end: bytes) -> None:
         payloads = self._payloads
@@ -168,10 +194,10 @@ class ShardWriter:
         taken = np.fromiter(map(len, heads), np.int64, len(heads)) + sizes + -sizes % tar.BLOCK
         ends = self._written + np.cumsum(taken) - -sizes % tar.BLOCK
         digests = [hashlib.sha256(payload).digest() for payload in payloads]
-        keys = [name[:-8] for name in self._names]
-        self._builder.locate(keys, ends - sizes, sizes, digests)
-        self._write(b"".join(parts))
-        self._names, self._payloads = [], []
+        self._builder.locate([name[:-8] for name in self._names], ends - sizes, sizes, digests)
+        self._write(parts)
+        payloads.clear()
+        self._names.clear()
         self._written = self.size
 
     def finish(self) -> None:
