@@ -148,8 +148,8 @@ class DataStore(abc.ABC):
     ) -> WrittenShards:
         """Write the samples of `ds` as shards `{prefix}/shard-000000.tar`, … and commit them as one dataset.
 
-        Either the whole dataset is there afterwards or the prefix is as it was, also when the process is killed. Samples
-        are taken one at a time; memory stays bounded whatever the dataset's size.
+        Either the whole dataset is there afterwards or the prefix is as it was, also when the process is killed.
+        Samples are taken one at a time; memory stays bounded whatever the dataset's size.
 
         Args:
             ds: a `Dataset`, after its steps; keys are kept, and samples without one are numbered.
@@ -218,14 +218,16 @@ class DataStore(abc.ABC):
         """
 
 
-_BAD = re.compile(r"[\0-\x1f\x7f\\]")
+# Control characters and backslashes; and what webdataset and URLs read as something else than a name.
+_BAD = re.compile(r"[\0-\x1f\x7f\\{}#?]|::")
 
 
 def check_prefix(prefix: str) -> str:
     """`prefix` without a trailing slash.
 
     Raises:
-        UnsafeNameError: it is empty or absolute, has empty or dot parts, control characters or backslashes.
+        UnsafeNameError: it is empty or absolute, has empty or dot parts, control characters, backslashes, or one of
+            `{ } # ? ::`, which readers of shard URLs take for more than a name.
     """
     clean = prefix.removesuffix("/")
     parts = clean.split("/")
@@ -240,6 +242,6 @@ def check_prefix(prefix: str) -> str:
     ):
         raise UnsafeNameError(
             f"the prefix {prefix!r} cannot be used: give a relative path such as 'training/v1', without '..', empty "
-            "parts, backslashes or control characters"
+            "parts, backslashes, control characters or any of { } # ? ::"
         )
     return clean

@@ -10,32 +10,32 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import mmap
 import os
 import shutil
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 from urllib.parse import unquote, urlsplit
 
 from atdata.errors import (
-    CommitRecordError,
     DatasetExistsError,
     DatasetNotFoundError,
     StoreBusyError,
     StoreError,
     UnsafeNameError,
 )
-from atdata.shards.manifest import header_name, manifest_name
 from atdata.stores.base import DataStore, Sink, StoredObject, Transaction, check_prefix
-from atdata.stores.record import RECORD_NAME, CommitRecord
+from atdata.stores.record import RECORD_NAME, CommitRecord, files_of
 
 __all__ = ["LocalDiskStore", "LocalObject", "local_path", "recover"]
 
 _LOCK = ".atdata.lock"
 _STAGING = ".atdata-writing-"
 _REPLACED = "replaced.json"
+_DELETED = "deleted.json"
 
 
 class LocalDiskStore(DataStore):
@@ -79,29 +79,28 @@ class LocalDiskStore(DataStore):
 
     def list(self, prefix: str = "") -> Iterator[str]:
         """Paths of the files under `prefix`, sorted; nothing of unfinished writes."""
-        top = self._folder(prefix) if prefix else self.root
-        for folder, folders, files in os.walk(top):
-            folders[:] = sorted(name for name in folders if not name.startswith(_STAGING))
-            for name in sorted(files):
-                if not name.startswith(".atdata"):
-                    yield os.path.join(folder, name)
+        yield from _files_under(self._folder(prefix) if prefix else self.root)
 
     def delete(self, prefix: str) -> None:
         """Remove the dataset at `prefix`; see `DataStore.delete`."""
         folder = self._folder(prefix)
-        if not (folder / RECORD_NAME).exists():
-            raise DatasetNotFoundError("there is no dataset here", url=str(folder))
-        with _errors(folder), _locked(folder):
-            names = _files_of((folder / RECORD_NAME).read_bytes())
-            (folder / RECORD_NAME).unlink()
-            for name in names:
-                (folder / name).unlink(missing_ok=True)
+        with _errors(folder):
+            if not folder.is_dir():
+                raise DatasetNotFoundError("there is no dataset here", url=str(folder))
+            with _locked(folder):
+                _recover(folder)  # a decided write would bring the dataset back
+                if not (folder / RECORD_NAME).exists():
+                    raise DatasetNotFoundError("there is no dataset here", url=str(folder))
+                staging = _new_staging(folder)
+                staging.mkdir()
+                os.rename(folder / RECORD_NAME, staging / _DELETED)
+                _sync(folder)
+                _finish_deleting(folder, staging)
         _remove_empty(folder, self.root)
 
     def _folder(self, prefix: str) -> Path:
         folder = self.root / check_prefix(prefix)
-        # A link inside the root may lead out of it.
-        if not folder.resolve().is_relative_to(self.root.resolve()):
+        if not _inside(folder, self.root):
             raise UnsafeNameError(f"the prefix {prefix!r} leads out of the store", url=str(self.root))
         return folder
 
@@ -111,9 +110,17 @@ class LocalDiskStore(DataStore):
             raise UnsafeNameError("a disk store reads local paths only", url=url)
         if not path.is_absolute():
             path = self.root / path
-        if not path.resolve().is_relative_to(self.root.resolve()):
+        if "\0" in url or not _inside(path, self.root):
             raise UnsafeNameError(f"the path leads out of the store at {self.root}", url=url)
         return path
+
+
+def _inside(path: Path, root: Path) -> bool:
+    """Whether `path` stays in `root` when links are followed."""
+    try:
+        return path.resolve().is_relative_to(root.resolve())
+    except (OSError, RuntimeError):  # links that lead round in a circle
+        return False
 
 
 def local_path(url: str) -> Path | None:
@@ -158,11 +165,19 @@ class LocalObject(StoredObject):
             at += len(piece)
         return b"".join(pieces)
 
+    def read_into(self, buffer: memoryview, start: int) -> int:
+        """Read from `start` as much as is there and `buffer` holds; returns how many bytes, at least one."""
+        try:
+            n = os.preadv(self._fd, [buffer], start)
+        except OSError as error:
+            raise StoreError(f"the file cannot be read: {error.strerror}", url=self.url, offset=start) from None
+        if not n:
+            raise StoreError(f"the file ends at byte {start}: it was cut while it was read", url=self.url, offset=start)
+        return n
+
     def stream(self) -> IO[bytes]:
         """The file from the beginning."""
-        stream = os.fdopen(os.dup(self._fd), "rb", buffering=1 << 20)
-        stream.seek(0)
-        return stream
+        return io.BufferedReader(_FileStream(os.dup(self._fd)), 1 << 20)
 
     def map(self) -> memoryview:
         """The whole file as a read-only view of mapped memory; it keeps the file alive."""
@@ -190,6 +205,28 @@ class LocalObject(StoredObject):
             self.close()
 
 
+class _FileStream(io.RawIOBase):
+    """A file from its beginning, with a position of its own: copies of a file descriptor share theirs."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+        self._at = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        data = os.pread(self._fd, len(buffer), self._at)
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
+
+    def close(self) -> None:
+        if not self.closed:
+            super().close()
+            os.close(self._fd)
+
+
 class _DiskSink(Sink):
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -205,8 +242,8 @@ class _DiskSink(Sink):
     def close(self) -> None:
         with _errors(self._path):
             os.fsync(self._fd)
-        os.close(self._fd)
-        self._fd = -1
+            fd, self._fd = self._fd, -1
+            os.close(fd)
 
     def abort(self) -> None:
         if self._fd >= 0:
@@ -218,22 +255,35 @@ class _DiskSink(Sink):
 class _DiskTransaction(Transaction):
     def __init__(self, folder: Path, overwrite: bool) -> None:
         self._folder = folder
-        self._made = _make_folders(folder)
+        self._made: list[Path] = []
         self._lock = contextlib.ExitStack()
-        self._staging = folder / f"{_STAGING}{uuid.uuid4().hex[:8]}"
+        self._staging = _new_staging(folder)
         self._decided = False
         try:
-            self._lock.enter_context(_locked(folder))
-            _recover(folder)
-            for left in folder.glob(f"{_STAGING}*"):  # of writers that were killed: nobody else is here
-                shutil.rmtree(left, ignore_errors=True)
-            if not overwrite:
-                _refuse_existing(folder)
             with _errors(folder):
+                self._enter()
+                _recover(folder)
+                for left in folder.glob(f"{_STAGING}*"):  # of writers that were killed: nobody else is here
+                    shutil.rmtree(left, ignore_errors=True)
+                if not overwrite:
+                    _refuse_existing(folder)
                 self._staging.mkdir()
         except BaseException:
+            shutil.rmtree(self._staging, ignore_errors=True)
             self._end()
             raise
+
+    def _enter(self) -> None:
+        """Make the folder, and take its lock."""
+        for left in reversed(range(10)):
+            self._made += [p for p in (self._folder, *self._folder.parents) if not p.exists()]  # innermost first
+            self._folder.mkdir(parents=True, exist_ok=True)
+            try:
+                self._lock.enter_context(_locked(self._folder))
+                return
+            except FileNotFoundError:  # another writer gave up meanwhile, and removed the folders it had made
+                if not left:
+                    raise
 
     def create(self, name: str) -> Sink:
         return _DiskSink(self._staging / name)
@@ -241,10 +291,15 @@ class _DiskTransaction(Transaction):
     def commit(self, record: CommitRecord) -> list[str]:
         staged = self._staging / RECORD_NAME
         sink = _DiskSink(self._staging / f"{RECORD_NAME}.new")
-        sink.write(record.to_bytes())
-        sink.close()
+        try:
+            sink.write(record.to_bytes())
+            sink.close()
+        finally:
+            sink.abort()
         with _errors(self._folder):
             _sync(self._staging)
+            for made in self._made:
+                _sync(made.parent)
             os.rename(self._staging / f"{RECORD_NAME}.new", staged)
             _sync(self._staging)
             self._decided = True
@@ -253,9 +308,18 @@ class _DiskTransaction(Transaction):
         return [str(self._folder / shard.name) for shard in record.shards]
 
     def abort(self) -> None:
-        if not self._decided:  # a decided write is finished by whoever comes next
-            shutil.rmtree(self._staging, ignore_errors=True)
-        self._end()
+        try:
+            if self._decided:  # Ctrl-C while it was published; should this fail, whoever comes next finishes it
+                with contextlib.suppress(OSError):
+                    _recover(self._folder)
+                    shutil.rmtree(self._staging, ignore_errors=True)
+            else:
+                # The record first: without it nobody takes what is left here for a decided write.
+                with contextlib.suppress(OSError):
+                    (self._staging / RECORD_NAME).unlink(missing_ok=True)
+                shutil.rmtree(self._staging, ignore_errors=True)
+        finally:
+            self._end()
 
     def _end(self) -> None:
         self._lock.close()
@@ -271,8 +335,10 @@ def _publish(folder: Path, staging: Path) -> None:
     if current.exists():
         os.replace(current, replaced)
         _sync(folder)
-    old = _files_of(replaced.read_bytes()) if replaced.exists() else []
-    new = set(_files_of((staging / RECORD_NAME).read_bytes()))
+    record = (staging / RECORD_NAME).read_bytes()
+    old = files_of(replaced.read_bytes()) if replaced.exists() else []
+    old += files_of(record)  # what lies there under the same names and is not of this write: a manifest, say
+    new = set(files_of(record, written=True))
     for path in sorted(staging.iterdir()):
         if path.name not in (RECORD_NAME, _REPLACED):
             os.replace(path, folder / path.name)
@@ -294,16 +360,31 @@ def recover(folder: Path) -> None:
             _recover(folder)
     except OSError as error:
         raise StoreError(
-            f"a write was interrupted while its files were moved to their names, and cannot be finished: {error.strerror}"
-            "; open the dataset once as a user who may write here",
+            "a write was interrupted while its files were moved to their names, and cannot be finished: "
+            f"{error.strerror}; open the dataset once as a user who may write here",
             url=str(folder),
         ) from None
 
 
 def _recover(folder: Path) -> None:
+    """Finish what a killed process had decided; the caller holds the lock."""
     staging = _decided_staging(folder)
     if staging is not None:
         _publish(folder, staging)
+    for deleted in folder.glob(f"{_STAGING}*/{_DELETED}"):
+        _finish_deleting(folder, deleted.parent)
+
+
+def _new_staging(folder: Path) -> Path:
+    return folder / f"{_STAGING}{uuid.uuid4().hex[:8]}"
+
+
+def _finish_deleting(folder: Path, staging: Path) -> None:
+    """Remove the files of a dataset whose record lies in `staging` already. Can be called again after a kill."""
+    for name in files_of((staging / _DELETED).read_bytes()):
+        (folder / name).unlink(missing_ok=True)
+    _sync(folder)
+    shutil.rmtree(staging, ignore_errors=True)
 
 
 def _decided_staging(folder: Path) -> Path | None:
@@ -311,19 +392,6 @@ def _decided_staging(folder: Path) -> Path | None:
         if (staging / RECORD_NAME).exists():
             return staging
     return None
-
-
-def _files_of(record: bytes) -> list[str]:
-    """The files that a commit record speaks for; none when it cannot be read."""
-    try:
-        shards = CommitRecord.from_bytes(record).shards
-    except CommitRecordError:
-        return []
-    names = []
-    for shard in shards:
-        names.append(shard.name)
-        names += [n for n in (manifest_name(shard.name), header_name(shard.name)) if n is not None]
-    return names
 
 
 def _refuse_existing(folder: Path) -> None:
@@ -345,7 +413,7 @@ def _locked(folder: Path) -> Iterator[None]:
 
     path = folder / _LOCK
     while True:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -382,12 +450,22 @@ def _errors(path: Path) -> Iterator[None]:
         raise StoreError(f"cannot write: {hint}", url=str(path)) from error
 
 
-def _make_folders(folder: Path) -> list[Path]:
-    """Make `folder`; returns the folders that were made, innermost first."""
-    missing = [p for p in (folder, *folder.parents) if not p.exists()]
-    with _errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    return missing
+def _files_under(folder: Path) -> Iterator[str]:
+    """Paths of the files in `folder` and below, sorted; none of ours that begin with `.atdata`."""
+    try:
+        with os.scandir(folder) as found:
+            entries = sorted(e.name + "/" if e.is_dir(follow_symlinks=False) else e.name for e in found)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as error:
+        raise StoreError(f"the folder cannot be listed: {error.strerror}", url=str(folder)) from None
+    for name in entries:
+        if name.startswith(".atdata"):
+            continue
+        if name.endswith("/"):
+            yield from _files_under(folder / name)
+        elif (folder / name).is_file():  # links to folders are not followed
+            yield str(folder / name)
 
 
 def _remove_empty(folder: Path, root: Path) -> None:

@@ -28,7 +28,7 @@ class Progress:
             from rich import progress
             from rich.console import Console
 
-            columns: list[Any] = [progress.TextColumn("{task.description}"), progress.BarColumn()]
+            columns: list[Any] = [progress.TextColumn("{task.description}", markup=False), progress.BarColumn()]
             columns += [
                 progress.TextColumn("{task.completed:,} " + unit),
                 progress.TextColumn("{task.fields[rate]}"),
@@ -38,6 +38,11 @@ class Progress:
             self._bar = progress.Progress(*columns, console=Console(stderr=True))
             self._task = self._bar.add_task(title, total=total, rate="")
             self._start = time.monotonic()
+
+    @property
+    def shown(self) -> bool:
+        """Whether there is a line to keep up to date."""
+        return self._bar is not None
 
     def __enter__(self) -> Progress:
         if self._bar is not None:

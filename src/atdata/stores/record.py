@@ -12,6 +12,8 @@ It is written last, so a prefix is a dataset exactly when the record is there. J
              "stats": {"label": {"min": 0, "max": 9, "nulls": 0}}}],
  "digest": "…"}                          SHA-256 of this document without `digest`, keys sorted, no spaces
 ```
+
+The file is exactly what `json.dumps(…, indent=1, ensure_ascii=False)` gives: any other byte means that it was altered.
 """
 
 from __future__ import annotations
@@ -20,26 +22,31 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
 from atdata.cid import generate_cid
 from atdata.errors import AtdataError, CommitRecordError
 from atdata.samples.schema import Schema
+from atdata.shards.manifest import header_name, manifest_name
 
-__all__ = ["RECORD_NAME", "CommitRecord", "FieldStats", "ManifestInfo", "ShardInfo"]
+__all__ = ["RECORD_NAME", "CommitRecord", "FieldStats", "ManifestInfo", "ShardInfo", "files_of"]
 
 RECORD_NAME = "atdata.json"
 FORMAT = 1
 _SHARD_NAME = re.compile(r"[^/\\\0]{1,255}\.tar")
 
 
+Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 62)]
+Sha256 = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
+
+
 class ManifestInfo(msgspec.Struct, frozen=True):
     """Size in bytes and SHA-256 (hex) of a manifest file."""
 
-    size: int
-    sha256: str
+    size: Count
+    sha256: Sha256
 
 
 class FieldStats(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -47,16 +54,16 @@ class FieldStats(msgspec.Struct, frozen=True, omit_defaults=True):
 
     min: str | int | float | bool | None = None
     max: str | int | float | bool | None = None
-    nulls: int = 0
+    nulls: Count = 0
 
 
 class ShardInfo(msgspec.Struct, frozen=True, omit_defaults=True):
     """One shard of a dataset: file name, size in bytes, number of samples, SHA-256 in hex."""
 
     name: str
-    size: int
-    samples: int
-    sha256: str
+    size: Count
+    samples: Count
+    sha256: Sha256
     manifest: ManifestInfo | None = None
     stats: dict[str, FieldStats] = {}
 
@@ -94,7 +101,7 @@ class CommitRecord(msgspec.Struct, frozen=True):
             "shards": msgspec.to_builtins(self.shards),
         }
         document["digest"] = _digest(document)
-        return json.dumps(document, ensure_ascii=False, indent=1, allow_nan=False).encode()
+        return _encode(document)
 
     @classmethod
     def from_bytes(cls, data: bytes, *, url: str | None = None) -> CommitRecord:
@@ -112,7 +119,9 @@ class CommitRecord(msgspec.Struct, frozen=True):
                 f"the commit record has format {document.get('atdata')!r}, this version reads {FORMAT}: update atdata",
                 url=url,
             )
-        if _digest(document) != document.get("digest"):
+        # The same value can be written in several ways (1e5, 1E5): bytes that were altered without a change of meaning
+        # were altered all the same.
+        if _digest(document) != document.get("digest") or _encode(document) != data:
             raise CommitRecordError(
                 "the commit record does not match its own digest: it was altered or damaged. Restore the file from a "
                 "copy, or write the dataset again",
@@ -127,9 +136,32 @@ class CommitRecord(msgspec.Struct, frozen=True):
         for shard in shards:
             if not _SHARD_NAME.fullmatch(shard.name):
                 raise CommitRecordError(f"the commit record names a shard {shard.name!r}", url=url)
+        if len({shard.name for shard in shards}) != len(shards):
+            raise CommitRecordError("the commit record names a shard twice", url=url)
+        if (record.samples, record.size) != (document.get("samples"), document.get("size")):
+            raise CommitRecordError("the commit record's shards do not add up to its totals", url=url)
         if record.cid != document.get("cid"):
             raise CommitRecordError("the commit record's content identifier is not that of its content", url=url)
         return record
+
+
+def _encode(document: Mapping[str, Any]) -> bytes:
+    return json.dumps(document, ensure_ascii=False, indent=1).encode("utf-8", "surrogatepass")
+
+
+def files_of(record: bytes, *, written: bool = False) -> list[str]:
+    """The names of the files that a commit record speaks for, or that were `written` with it; none if unreadable."""
+    try:
+        shards = CommitRecord.from_bytes(record).shards
+    except CommitRecordError:
+        return []
+    names = []
+    for shard in shards:
+        names.append(shard.name)
+        if written and shard.manifest is None:
+            continue
+        names += [n for n in (manifest_name(shard.name), header_name(shard.name)) if n is not None]
+    return names
 
 
 def _digest(document: Mapping[str, Any]) -> str:

@@ -7,16 +7,17 @@ the disk work at the same time. What is under way between the two is bounded.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import queue
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from atdata.errors import EmptyDatasetError
 from atdata.samples.dictsample import DictSample
 from atdata.samples.schema import Schema
 from atdata.shards.manifest import extremes, header_name, manifest_name, to_header, to_parquet
-from atdata.shards.writer import ShardWriter, check_key, default_key, encoder
+from atdata.shards.writer import ShardWriter, encoder
 from atdata.stores.base import WrittenShards
 from atdata.stores.progress import Progress
 from atdata.stores.record import CommitRecord, FieldStats, ManifestInfo, ShardInfo
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["write_shards"]
 
 _UNDER_WAY = 8  # stretches of a few MiB between the two threads
+_LARGE = 16 << 10
 _LONG = 64  # longer texts do not go into the statistics
 
 
@@ -52,9 +54,17 @@ def write_shards(
     try:
         with Progress(f"writing {prefix}", ds.known_length(), show=progress) as bar, _Worker() as worker:
             shards = _Shards(transaction, worker, sample_type, schema, manifest)
-            for number, (key, sample) in enumerate(ds.keyed()):
-                shards.add(default_key(number) if key is None else check_key(key), sample, maxcount, maxsize)
-                bar.advance()
+            samples = enumerate(ds.keyed())
+            following = next(samples, None)
+            while following is not None:
+                writer = shards.begin()
+                following = writer.fill(
+                    itertools.chain([following], samples),
+                    maxcount=maxcount,
+                    maxsize=maxsize,
+                    advance=bar.advance if bar.shown else None,
+                )
+                shards.end(writer)
             infos = shards.finish()
         if not infos:
             raise EmptyDatasetError("there are no samples to write; nothing was changed", url=prefix)
@@ -76,44 +86,36 @@ class _Shards:
         self._encoder = encoder(sample_type)
         self._schema = schema
         self._manifest = manifest
-        self._writer: ShardWriter | None = None
         self._close: Callable[[], None] = lambda: None
         self._infos: list[ShardInfo] = []
         self._count = 0
 
-    def add(self, key: str, sample: Any, maxcount: int, maxsize: int) -> None:
-        if self._writer is not None and len(self._writer) < maxcount and self._writer.add(key, sample, maxsize):
-            return
-        self._end()
-        self._begin()
-        assert self._writer is not None
-        self._writer.add(key, sample, None)
-
     def finish(self) -> list[ShardInfo]:
-        self._end()
         self._worker.drain()
         return self._infos
 
-    def _begin(self) -> None:
+    def begin(self) -> ShardWriter:
         name = f"shard-{self._count:06d}.tar"
         self._count += 1
         sink = self._transaction.create(name)
         sha = hashlib.sha256()
         worker = self._worker
 
-        def store(data: bytes) -> None:
-            sha.update(data)
-            sink.write(data)
+        def store(parts: list[bytes]) -> None:
+            if sum(map(len, parts)) < _LARGE * len(parts):
+                parts = [b"".join(parts)]
+            for part in parts:  # large ones as they are: a copy costs as much as writing them
+                sha.update(part)
+                sink.write(part)
 
-        writer = self._writer = ShardWriter(lambda data: worker.submit(lambda: store(data)), self._encoder)
+        writer = ShardWriter(lambda parts: worker.submit(lambda: store(parts)), self._encoder)
         self._close = lambda: self._infos.append(self._finished(name, sink, writer, sha.hexdigest()))
         worker.on_failure(sink.abort)
+        return writer
 
-    def _end(self) -> None:
-        if self._writer is not None:
-            self._writer.finish()
-            self._worker.submit(self._close)
-            self._writer = None
+    def end(self, writer: ShardWriter) -> None:
+        writer.finish()
+        self._worker.submit(self._close)
 
     def _finished(self, name: str, sink: Sink, writer: ShardWriter, sha256: str) -> ShardInfo:
         sink.close()
@@ -132,7 +134,7 @@ class _Shards:
                 to_header(found, shard_id=name.removesuffix(".tar"), schema_type=kind, schema_version=version),
             )
             info = ManifestInfo(len(parquet), hashlib.sha256(parquet).hexdigest())
-        return ShardInfo(name, writer.size, len(writer), sha256, info, _stats(found))
+        return ShardInfo(name, writer.size, writer.samples, sha256, info, _stats(found))
 
     def _put(self, name: str, data: bytes) -> None:
         sink = self._transaction.create(name)
