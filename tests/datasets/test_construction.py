@@ -284,3 +284,17 @@ def test_a_dataset_of_a_generic_alias_is_a_constructor_and_an_annotation(urls: W
     assert alias(urls).sample_type is Digit
     assert alias(list(urls), verify="always")[1] == digit(1)
     assert alias == atdata.Dataset[Digit]
+
+
+def test_a_pattern_sees_a_write_whole_that_was_killed_while_it_was_published(tmp_path: Path) -> None:
+    store = atdata.LocalDiskStore(tmp_path)
+    urls = store.write_shards(atdata.Dataset.from_samples(digits(25), Digit), prefix="killed", maxcount=10)
+    folder = tmp_path / "killed"
+    # As a kill between two moves leaves it: some files at their names, the others and the record not yet.
+    staging = folder / ".atdata-writing-0123abcd"
+    staging.mkdir()
+    for name in ("atdata.json", "shard-000002.tar", "shard-000002.manifest.parquet"):
+        (folder / name).rename(staging / name)
+    found = atdata.Dataset[Digit](f"{folder}/*.tar")
+    assert found.list_shards() == list(urls)
+    assert len(list(found)) == 25

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import pickle
+import time
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -69,8 +70,12 @@ def test_breaking_off_leaves_nothing_behind(urls: WrittenShards) -> None:
             iterator = iter(loader)
             next(iterator)
             del iterator
+    del loader  # a dataset keeps its shards open
     gc.collect()
-    assert len(os.listdir("/proc/self/fd")) <= before + 2
+    until = time.monotonic() + 20
+    while len(os.listdir("/proc/self/fd")) > before + 2:  # threads may still be opening what nobody wants any more
+        assert time.monotonic() < until
+        gc.collect()
 
 
 @pytest.mark.parametrize("manifest", [True, False])

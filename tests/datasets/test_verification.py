@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import hashlib
 import os
 import random
 import shutil
@@ -28,6 +27,7 @@ from atdata.errors import (
     TruncatedShardError,
 )
 from atdata.stores.base import WrittenShards
+from atdata.stores.disk import LocalObject
 
 Read = atdata.Dataset[Digit]
 
@@ -193,13 +193,14 @@ def test_a_change_under_an_open_dataset_is_found(urls: WrittenShards, bare: Writ
 def hashed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """One entry for each whole file that was hashed."""
     counted: list[int] = []
-    original = hashlib.file_digest
+    original = LocalObject.read_into
 
-    def spy(file: Any, digest: Any, /, **options: Any) -> Any:
-        counted.append(1)
-        return original(file, digest, **options)
+    def spy(self: LocalObject, buffer: memoryview, start: int) -> int:
+        if start == 0:
+            counted.append(1)
+        return original(self, buffer, start)
 
-    monkeypatch.setattr(hashlib, "file_digest", spy)
+    monkeypatch.setattr(LocalObject, "read_into", spy)
     return counted
 
 
@@ -415,17 +416,16 @@ def test_an_iterator_may_be_collected_by_the_thread_that_hashes_for_it(
     urls: WrittenShards, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dropped, collected = threading.Event(), threading.Event()
-    original = hashlib.file_digest
+    original = LocalObject.read_into
 
-    def collecting(file: Any, digest: Any, /, **options: Any) -> Any:
-        found = original(file, digest, **options)
-        if found.hexdigest() == urls.shards[1].sha256:
+    def collecting(self: LocalObject, buffer: memoryview, start: int) -> int:
+        if self.url == urls[1]:
             assert dropped.wait(30)
             gc.collect()
             collected.set()
-        return found
+        return original(self, buffer, start)
 
-    monkeypatch.setattr(hashlib, "file_digest", collecting)
+    monkeypatch.setattr(LocalObject, "read_into", collecting)
     gc.disable()
     try:
         iterator = iter(Read(urls))

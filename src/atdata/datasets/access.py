@@ -6,99 +6,176 @@ import bisect
 import hashlib
 import itertools
 import os
+import tempfile
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any, Literal, NamedTuple
 
+from atdata.datasets import checks
+from atdata.datasets.ahead import Piece, Task, work_ahead
+from atdata.datasets.remote import RemoteShard
 from atdata.datasets.sources import DataSource, Located, ShardRef, is_source
-from atdata.errors import AtdataError, DatasetNotFoundError, IntegrityError, StoreError
+from atdata.errors import DatasetNotFoundError, IntegrityError
+from atdata.shards.compression import compression
 from atdata.shards.manifest import Manifest, manifest_name, read_manifest
 from atdata.shards.reader import BufferShard, Shard, StreamShard
-from atdata.shards.tar import BufferSource, walk
-from atdata.stores.disk import LocalObject, local_path
+from atdata.stores.cache import Cache
+from atdata.stores.disk import LocalObject
+from atdata.stores.http import HttpObject
+from atdata.stores.objects import RemoteObject
+from atdata.stores.opening import Opening
 
 __all__ = ["Access", "Verify"]
 
 Verify = Literal["first", "always", "never"]
 
-_OPEN = 64  # shards kept open for random access
-_AHEAD = 2  # shards whose digests are checked while one is read
+_OPEN = 64  # shards kept open
+_AHEAD = 2  # shards opened while one is read
+_LOCAL_WORKERS = min(4, os.cpu_count() or 1)
+_REMOTE_WORKERS = 16  # ranges in flight
 
-# SHA-256 of files this process has hashed, by what tells one state of a file from another.
-_State = tuple[int, int, int, int, int]
-_hashed: dict[_State, str] = {}
-_hashing = threading.Lock()
+
+class _Open(NamedTuple):
+    """A shard that is open.
+
+    Attributes:
+        shard: the shard.
+        checked: whether all of it was found to be as written (or nobody wants to know).
+        state: of its file when it was opened; None when it is no local file.
+        expected: the SHA-256 it has to have, when that is known.
+    """
+
+    shard: Shard
+    checked: bool
+    state: checks.State | None = None
+    expected: str | None = None
 
 
 class Access:
     """The shards of one dataset in one process."""
 
-    def __init__(self, located: Located, source: Any, resolve: Any, verify: Verify) -> None:
+    def __init__(
+        self, located: Located, source: Any, opening: Opening, verify: Verify, cache: Cache | None = None
+    ) -> None:
         self.refs = located.shards
         self._source: DataSource | None = source if is_source(source) else None
-        self._resolve = resolve
+        self._opening = opening
         self._verify = verify
-        self._open: OrderedDict[int, tuple[Shard, bool]] = OrderedDict()
+        self._cache = cache
+        self._kept: OrderedDict[int, _Open] = OrderedDict()
         self._lock = threading.Lock()
         self._counts: list[int] | None = None
         self._seen: dict[int, int] = {}
-        self._states: dict[str, _State] = {}  # of the files when they were opened last
         self._pid = os.getpid()
 
     def foreign(self) -> bool:
         """Whether this was made in another process, of which this one is a fork."""
         return self._pid != os.getpid()
 
-    # -- whole shards ----------------------------------------------------------------------------------------
+    # -- all samples in order --------------------------------------------------------------------------------
 
-    def shards(self, first: int = 0) -> Iterator[Shard]:
-        """The shards in order from number `first`, each checked as a whole before any byte of it is given out."""
-        if self._source is not None or self._verify == "never":
-            for number in range(first, len(self.refs)):
-                yield self.open(number, whole=False)
-            return
-        # The next shards are hashed (hashlib lets other threads run) while the caller works on this one.
-        pool = ThreadPoolExecutor(_AHEAD, thread_name_prefix="atdata-verify")
-        waiting: dict[int, Future[Shard]] = {}
-        try:
-            for number in range(first, len(self.refs)):
-                for ahead in range(number, min(number + 1 + _AHEAD, len(self.refs))):
-                    if ahead not in waiting:
-                        waiting[ahead] = pool.submit(self._fresh, ahead, True)
-                yield waiting.pop(number).result()
-        finally:
-            # Not waiting for its threads: one of them may be who runs this, as the garbage collector.
-            pool.shutdown(wait=False, cancel_futures=True)
+    def pieces(self, first: int = 0) -> Iterator[Piece]:
+        """The shards from number `first`, piece by piece, each checked before any byte of it is given out."""
+        far = any(self._opening.path(ref.url) is None for ref in self.refs) if self._source is None else False
+        return work_ahead(partial(self._tasks, first), workers=_REMOTE_WORKERS if far else _LOCAL_WORKERS)
 
-    def open(self, number: int, *, whole: bool) -> Shard:
-        """Shard `number`, from those kept open when it is among them."""
-        return self._kept(number, whole)[0]
+    def _tasks(self, first: int, pool: ThreadPoolExecutor) -> Iterator[Task]:
+        opens: dict[int, Future[_Open]] = {}
+        for number in range(first, len(self.refs)):
+            for following in range(number, min(number + 1 + _AHEAD, len(self.refs))):
+                if following not in opens:
+                    opens[following] = pool.submit(self._for_reading, following)
+            found = opens.pop(number).result()
+            shard = found.shard
+            if isinstance(shard, RemoteShard):
+                for start, stop in shard.plan():
+                    yield shard.span(start, stop), partial(self._fetched, number, shard, start, stop)
+            elif found.checked or not isinstance(shard, BufferShard):
+                yield 0, Piece(number, shard, 0, len(shard) if shard.manifest is not None else None)
+            else:
+                yield from self._checking(number, found, shard)
 
-    def _kept(self, number: int, whole: bool) -> tuple[Shard, bool]:
+    def _fetched(self, number: int, shard: RemoteShard, start: int, stop: int) -> Piece:
+        return Piece(number, shard.window(start, stop), start, stop)
+
+    def _checking(self, number: int, found: _Open, shard: BufferShard) -> Iterator[Task]:
+        """Runs of samples of a local shard, each checked on the way; then the shard as a whole is known to be good."""
+        left = checks.runs(shard) or []
+        done = itertools.count(1)
+
+        def check(start: int, stop: int) -> Piece:
+            checks.check_rows(shard, start, stop)
+            if next(done) == len(left):
+                self._found_good(number, found)
+            return Piece(number, shard, start, stop)
+
+        for start, stop in left:
+            yield int(shard.manifest.sizes[start:stop].sum()), partial(check, start, stop)  # type: ignore[union-attr]
+
+    def _found_good(self, number: int, found: _Open) -> None:
+        if found.state is not None and found.expected is not None:
+            checks.remember(found.state, found.expected)
+        self._keep(number, found._replace(checked=True))
+
+    def _for_reading(self, number: int) -> _Open:
+        """Shard `number`, checked as a whole unless it can be checked in runs."""
+        kept = self._recall(number)
+        if kept is not None and kept.checked and self._verify != "always":
+            return kept
+        found = self._opened(number, whole=False)
+        if found.checked or (isinstance(found.shard, BufferShard) and checks.runs(found.shard)):
+            return found
+        return self._opened(number, whole=True)
+
+    # -- opening ---------------------------------------------------------------------------------------------
+
+    def _recall(self, number: int) -> _Open | None:
+        """Shard `number` from those kept open, unless its file has become another."""
         with self._lock:
-            found = self._open.get(number)
-            if found is not None and (found[1] or not whole):
-                self._open.move_to_end(number)
-                return found
-        shard = self._fresh(number, whole)
-        checked = whole or self._verify == "never"
-        with self._lock:
-            self._open[number] = (shard, checked)
-            if len(self._open) > _OPEN:
-                self._open.popitem(last=False)
-        return shard, checked
+            kept = self._kept.get(number)
+            if kept is None:
+                return None
+            self._kept.move_to_end(number)
+        if kept.state is not None:
+            path = self._opening.path(self.refs[number].url)
+            try:
+                if path is None or checks.state_of(os.stat(path)) != kept.state:
+                    return None
+            except OSError:
+                return None
+        return kept
 
-    def _fresh(self, number: int, whole: bool) -> Shard:
+    def _keep(self, number: int, found: _Open) -> _Open:
+        with self._lock:
+            self._kept[number] = found
+            if len(self._kept) > _OPEN:
+                self._kept.popitem(last=False)
+        return found
+
+    def _open(self, number: int, *, whole: bool = False) -> _Open:
+        """Shard `number`, from those kept open when it is among them; as it was opened, even if its file changed."""
+        with self._lock:
+            kept = self._kept.get(number)
+            if kept is not None and (kept.checked or not whole):
+                self._kept.move_to_end(number)
+                return kept
+        return self._opened(number, whole=whole)
+
+    def _opened(self, number: int, *, whole: bool) -> _Open:
         ref = self.refs[number]
         if self._source is not None:
-            return StreamShard(ref.url, lambda: self._open_source(ref.url))
-        path = local_path(ref.url if self._resolve is None else self._resolve(ref.url))
-        if path is None:
-            raise StoreError("URLs of this kind cannot be read; a local path or file:// URL can", url=ref.url)
-        return self._local(ref, path, whole)
+            shard = StreamShard(ref.url, lambda: self._open_source(ref.url))
+            return self._keep(number, _Open(shard, checked=True))
+        file = self._opening.open(ref.url, None if ref.info is None else ref.info.size)
+        if isinstance(file, LocalObject):
+            with file:
+                return self._keep(number, self._local(ref, file, whole))
+        assert isinstance(file, RemoteObject | HttpObject)
+        return self._keep(number, self._far(ref, file))
 
     def _open_source(self, name: str) -> IO[bytes]:
         assert self._source is not None
@@ -107,57 +184,107 @@ class Access:
         except KeyError:
             raise DatasetNotFoundError("the source lists this shard, but does not have it", url=name) from None
 
-    def _local(self, ref: ShardRef, path: Path, whole: bool) -> Shard:
-        with LocalObject(path) as file:
-            if ref.info is not None and file.size != ref.info.size:
-                raise IntegrityError(
-                    f"the shard has {file.size} bytes, its record {ref.info.size}: it was cut, changed or replaced",
-                    url=ref.url,
-                    expected=ref.info.size,
-                    got=file.size,
-                )
-            manifest = self._manifest(ref, path, file.size)
-            expected = ref.info.sha256 if ref.info else manifest.shard_sha256 if manifest else None
-            if whole and expected is not None and self._verify != "never":
-                got = _sha256(file, again=self._verify == "always")
-                if got != expected:
-                    error = _damage(file.map(), manifest, expected, got)
-                    error.at(url=ref.url)
-                    raise error
-            self._states[ref.url] = _state(file.stat)
-            if _compressed(file):
-                return StreamShard(ref.url, lambda: path.open("rb"))
-            return BufferShard(ref.url, file.map(), manifest)
+    def _local(self, ref: ShardRef, file: LocalObject, whole: bool) -> _Open:
+        self._check_size(ref, file.size)
+        manifest = self._manifest(ref, file.size)
+        return self._mapped(ref, file, manifest, whole)
 
-    def _manifest(self, ref: ShardRef, shard: Path, size: int) -> Manifest | None:
-        name = manifest_name(str(shard))
-        if name is None:
-            return None
-        try:
-            data = Path(name).read_bytes()
-        except FileNotFoundError:
-            return None  # an accelerator: everything works without it
-        except OSError as error:
-            raise StoreError(f"the manifest cannot be read: {error.strerror}", url=name) from None
+    def _mapped(self, ref: ShardRef, file: LocalObject, manifest: Manifest | None, whole: bool) -> _Open:
+        expected = ref.info.sha256 if ref.info else manifest.shard_sha256 if manifest else None
+        state = checks.state_of(file.stat)
+        checked = expected is None or self._verify == "never"
+        if not checked and expected is not None and self._verify == "first":
+            checked = checks.is_known(state, expected)
+        if whole and not checked and expected is not None:
+            try:
+                checks.check_whole(file, manifest, expected)
+            except IntegrityError as error:
+                error.at(url=ref.url)
+                raise
+            checked = True
+        if compression(file.read(0, min(10, file.size))) is not None:
+            path = Path(file.url)
+            return _Open(StreamShard(ref.url, lambda: path.open("rb")), checked, state, expected)
+        return _Open(BufferShard(ref.url, file.map(), manifest), checked, state, expected)
+
+    def _far(self, ref: ShardRef, file: RemoteObject | HttpObject) -> _Open:
+        """A shard on a server: by ranges with a manifest, else whole where its digest is known, else as a stream."""
+        expected = None if ref.info is None else ref.info.sha256
+        if self._cache is not None and expected is not None:
+            path = self._cache.find(expected) or self._cache.add(expected, file.chunks(), url=ref.url)
+            with LocalObject(path) as local:
+                return self._mapped(ref, local, self._manifest(ref, file.size), whole=True)
+        self._check_size(ref, file.size)
+        manifest = self._manifest(ref, file.size)
+        if manifest is not None:
+            shard = RemoteShard(ref.url, file, manifest, check=self._verify != "never")
+            return _Open(shard, checked=True)
+        if expected is None:
+            return _Open(StreamShard(ref.url, file.stream), checked=True)
+        return _Open(self._downloaded(ref, file, expected), checked=True)
+
+    def _downloaded(self, ref: ShardRef, file: RemoteObject | HttpObject, expected: str) -> Shard:
+        """The whole shard in a file without a name, checked: nothing of it may be seen before its digest is known."""
+        hasher = hashlib.sha256()
+        with tempfile.TemporaryFile(prefix="atdata-") as copy:
+            for chunk in file.chunks():
+                hasher.update(chunk)
+                copy.write(chunk)
+            copy.flush()
+            if self._verify != "never" and hasher.hexdigest() != expected:
+                raise IntegrityError(
+                    "the shard's bytes are not those that were written (SHA-256 differs)",
+                    url=ref.url,
+                    expected=expected,
+                    got=hasher.hexdigest(),
+                )
+            with LocalObject(Path(f"/proc/self/fd/{copy.fileno()}")) as local:
+                return BufferShard(ref.url, local.map())
+
+    def _check_size(self, ref: ShardRef, size: int) -> None:
+        if ref.info is not None and size != ref.info.size:
+            raise IntegrityError(
+                f"the shard has {size} bytes, its record {ref.info.size}: it was cut, changed or replaced",
+                url=ref.url,
+                expected=ref.info.size,
+                got=size,
+            )
+
+    def _manifest(self, ref: ShardRef, size: int) -> Manifest | None:
+        shard = self._opening.address(ref.url)
+        name = manifest_name(shard.rpartition("/")[2])
         info = None if ref.info is None else ref.info.manifest
+        far = self._opening.path(ref.url) is None
+        if name is None or (far and ref.info is not None and info is None):
+            return None  # the record says that there is none: no need to ask the server
+        url = self._opening.beside(ref.url, name)
+        data = None if url is None else self._read_beside(ref, url)
+        if data is None:
+            return None  # an accelerator: everything works without it
         if info is not None:
             got = hashlib.sha256(data).hexdigest()
             if got != info.sha256:
                 raise IntegrityError(
                     "the manifest is not the one that was written (SHA-256 differs); rebuild it with "
                     "`atdata manifest build --force`, or delete it",
-                    url=name,
+                    url=url,
                     expected=info.sha256,
                     got=got,
                 )
-        manifest = read_manifest(data, url=name, shard_size=size)
+        manifest = read_manifest(data, url=url, shard_size=size)
         if manifest is not None and ref.info is not None and (
             len(manifest) != ref.info.samples or manifest.shard_sha256 != ref.info.sha256
         ):  # fmt: skip
             raise IntegrityError(
-                "the manifest belongs to another shard", url=name, expected=ref.info.sha256, got=manifest.shard_sha256
+                "the manifest belongs to another shard", url=url, expected=ref.info.sha256, got=manifest.shard_sha256
             )
         return manifest
+
+    def _read_beside(self, ref: ShardRef, url: str) -> bytes | None:
+        path = self._opening.path(ref.url)
+        if path is None:
+            return self._opening.read(url)
+        return Opening().read(url)  # a stranger's `read_url` knows its own shards only
 
     # -- single samples --------------------------------------------------------------------------------------
 
@@ -165,7 +292,7 @@ class Access:
         """Number of samples up to and with each shard."""
         if self._counts is None:
             sizes = (
-                ref.info.samples if ref.info is not None else len(self.open(number, whole=False))
+                ref.info.samples if ref.info is not None else len(self._open(number).shard)
                 for number, ref in enumerate(self.refs)
             )
             self._counts = list(itertools.accumulate(sizes))
@@ -189,32 +316,57 @@ class Access:
 
     def length(self) -> int:
         """Number of samples in all shards."""
-        counts = self.counts()
+        counts = self._counts or self.counts()
         return counts[-1] if counts else 0
 
     def find(self, key: str) -> tuple[int, int] | None:
         """Shard number and row of the first sample with that key."""
         for number in range(len(self.refs)):
-            row = self.open(number, whole=False).find(key)
+            row = self._open(number).shard.find(key)
             if row is not None:
                 return number, row
         return None
 
-    def sample(self, index: int, sample_type: type) -> tuple[str, Any]:
-        """Key and sample of that number, checked by its own digest where its shard was not checked as a whole."""
-        number, row = self._place(index)
-        return self.row(number, row, sample_type)
+    def shard(self, number: int, *, whole: bool = False) -> Shard:
+        """Shard `number`, checked as a whole before it is given out when `whole` says so."""
+        return self._open(number, whole=whole).shard
+
+    def place(self, index: int) -> tuple[int, int]:
+        """Shard number and row of the sample with that number."""
+        counts = self._counts or self.counts()
+        number = bisect.bisect_right(counts, index)
+        return number, index - (counts[number - 1] if number else 0)
+
+    def key(self, number: int, row: int) -> str:
+        """The key of sample `row` of shard `number`."""
+        return self._open(number).shard.key(row)
+
+    def row(self, number: int, row: int, sample_type: type) -> Any:
+        """Sample `row` of shard `number`, checked by its own digest where its shard was not checked as a whole."""
+        found = self._open(number)
+        shard = found.shard
+        if isinstance(shard, RemoteShard):
+            return shard.window(row, row + 1).sample(sample_type, row)
+        if isinstance(shard, BufferShard) and shard.manifest is not None:
+            if not found.checked:
+                checks.check_rows(shard, row, row + 1)
+            return shard.sample(sample_type, row)
+        for sample in self._whole(number).samples(sample_type, row, row + 1):
+            return sample
+        raise IntegrityError("the shard has fewer samples than before", url=shard.url)
 
     def rows(self, indices: Sequence[int], sample_type: type) -> Iterator[tuple[str, Any]]:
         """Keys and samples of these numbers; of a shard that can only be read through, in one pass."""
-        places = [self._place(index) for index in indices]
+        places = [self.place(index) for index in indices]
         for number, run in itertools.groupby(places, lambda place: place[0]):
             rows = [row for _, row in run]
-            if isinstance(self._kept(number, False)[0], BufferShard) or len(rows) == 1:
+            shard = self._open(number).shard
+            if len(rows) == 1 or isinstance(shard, BufferShard):
                 for row in rows:
-                    yield self.row(number, row, sample_type)
+                    yield self.key(number, row), self.row(number, row, sample_type)
                 continue
-            shard = self._whole(number)
+            if not isinstance(shard, RemoteShard):
+                shard = self._whole(number)
             first, wanted = min(rows), set(rows)
             found = {
                 row: pair
@@ -224,123 +376,20 @@ class Access:
             for row in rows:
                 yield found[row]
 
-    def _place(self, index: int) -> tuple[int, int]:
-        counts = self._counts or self.counts()
-        number = bisect.bisect_right(counts, index)
-        return number, index - (counts[number - 1] if number else 0)
-
-    def row(self, number: int, row: int, sample_type: type) -> tuple[str, Any]:
-        """Key and sample `row` of shard `number`."""
-        shard, checked = self._kept(number, False)
-        if isinstance(shard, BufferShard) and shard.manifest is not None:
-            if not checked:
-                self._check_row(shard, row)
-            return shard.key(row), shard.sample(sample_type, row)
-        # Without a manifest the shard as a whole is all there is to check.
-        for found in self._whole(number).keyed(sample_type, row, row + 1):
-            return found
-        raise IntegrityError("the shard has fewer samples than before", url=shard.url)
-
     def _whole(self, number: int) -> Shard:
-        """Shard `number`, checked as a whole as often as was asked for."""
-        again = self._source is None and (
-            self._verify == "always" or (self._verify == "first" and self._changed(number))
-        )
-        if again:
-            with self._lock:
-                self._open.pop(number, None)
-        return self._kept(number, self._source is None)[0]
+        """Shard `number`, checked as a whole as often as was asked for: without a manifest there is no other way."""
+        kept = self._open(number)
+        if self._verify == "always" and kept.state is not None:
+            return self._opened(number, whole=True).shard
+        if self._verify == "first" and kept.state is not None and self._rewritten(number, kept.state):
+            return self._opened(number, whole=True).shard
+        return self._open(number, whole=True).shard
 
-    def _changed(self, number: int) -> bool:
+    def _rewritten(self, number: int, state: checks.State) -> bool:
         """Whether the file was written to since it was checked; another file in its place is no change of this one."""
-        ref = self.refs[number]
-        path = local_path(ref.url if self._resolve is None else self._resolve(ref.url))
-        state = self._states.get(ref.url)
-        if path is None or state is None:
-            return False
+        path = self._opening.path(self.refs[number].url)
         try:
-            now = _state(os.stat(path))
+            now = checks.state_of(os.stat(path)) if path is not None else state
         except OSError:
             return False
         return now[:2] == state[:2] and now != state
-
-    def _check_row(self, shard: BufferShard, row: int) -> None:
-        manifest = shard.manifest
-        assert manifest is not None
-        got = hashlib.sha256(shard.payload(row)).digest()
-        expected = manifest.digest(row)
-        if got != expected:
-            raise IntegrityError(
-                "the sample's bytes are not those that were written (SHA-256 differs)",
-                url=shard.url,
-                offset=int(manifest.offsets[row]),
-                key=shard.key(row),
-                expected=expected.hex(),
-                got=got.hex(),
-            )
-
-
-def _compressed(file: LocalObject) -> bool:
-    head = file.read(0, min(10, file.size))
-    if head.startswith(b"BZh"):  # which may also begin the name of a tar's first member
-        return head[4:10] in (b"1AY&SY", b"\x17\x72\x45\x38\x50\x90")
-    skippable = head[1:4] == b"\x2a\x4d\x18" and head[0] >> 4 == 5  # a Zstandard frame too, RFC 8878, 3.1.2
-    return skippable or head.startswith((b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"\xfd7zXZ\0"))
-
-
-def _damage(buffer: memoryview, manifest: Manifest | None, expected: str, got: str) -> IntegrityError:
-    """What is wrong with a shard that has the digest `got` instead of `expected`, as exactly as can be told."""
-    if manifest is not None and manifest.shard_sha256 == expected:
-        ends = (manifest.offsets + manifest.sizes).tolist()
-        bad = [
-            row
-            for row, (start, end) in enumerate(zip(manifest.offsets.tolist(), ends, strict=True))
-            if hashlib.sha256(buffer[start:end]).digest() != manifest.digest(row)
-        ]
-        if not bad:
-            try:
-                offset = None
-                for _ in walk(BufferSource(buffer)):
-                    pass
-            except AtdataError as error:
-                offset = error.offset
-            return IntegrityError(
-                "the shard is damaged outside of its samples, in a tar header or filling (SHA-256 differs)",
-                offset=offset,
-                expected=expected,
-                got=got,
-            )
-        if len(bad) == 1 or len(bad) < len(manifest):
-            row = bad[0]
-            others = f"; so are those of {len(bad) - 1} more" if len(bad) > 1 else ""
-            return IntegrityError(
-                f"the sample's bytes are not those that were written (SHA-256 differs){others}",
-                offset=int(manifest.offsets[row]),
-                key=manifest.keys[row],
-                expected=expected,
-                got=got,
-            )
-    return IntegrityError(
-        "the shard's bytes are not those that were written (SHA-256 differs): it was damaged or replaced",
-        expected=expected,
-        got=got,
-    )
-
-
-def _state(stat: os.stat_result) -> _State:
-    return (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
-
-
-def _sha256(file: LocalObject, *, again: bool) -> str:
-    state = _state(file.stat)
-    with _hashing:
-        known = _hashed.get(state)
-    if known is not None and not again:
-        return known
-    with file.stream() as stream:
-        found = hashlib.file_digest(stream, "sha256").hexdigest()  # type: ignore[arg-type]
-    with _hashing:
-        if len(_hashed) > 1_000_000:
-            _hashed.clear()
-        _hashed[state] = found
-    return found

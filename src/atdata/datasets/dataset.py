@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+import os
 import types
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
@@ -16,6 +17,8 @@ from atdata.samples import codec
 from atdata.samples.dictsample import DictSample
 from atdata.samples.schema import Schema
 from atdata.shards.reader import keeps_values
+from atdata.stores.cache import Cache
+from atdata.stores.opening import Opening
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -47,7 +50,10 @@ class Dataset(Generic[T]):
             `list_shards` and `open_shard`.
         sample_type: the class of the samples; usually given as `Dataset[Digit](…)`. Without it the class is built from
             the schema stored with the dataset, or is `DictSample` when there is none.
-        store: the store the URLs belong to, when they are not plain local paths.
+        store: the store the URLs belong to; without one they are opened by what they are (local paths, `https://`, and
+            `s3://`, `gs://`, `az://` with the usual credentials).
+        cache: a folder (or `Cache`) that keeps whole shards from servers by their digest; by default the folder that
+            `ATDATA_CACHE` names, if it does.
         verify: when bytes are checked against their recorded digests. "first": each shard once, before anything of it
             is handed out, and again when the file has changed. "always": at every reading. "never": not at all.
 
@@ -67,13 +73,15 @@ class Dataset(Generic[T]):
         sample_type: type[T] | None = None,
         store: Any = None,
         verify: Verify = "first",
+        cache: str | os.PathLike[str] | Cache | None = None,
     ) -> None:
         if verify not in ("first", "always", "never"):
             raise ValueError(f"verify is 'first', 'always' or 'never', not {verify!r}")
         self._source = source
-        self._store = store
+        self._opening = Opening(store)
         self._verify: Verify = verify
-        self._located: Located | None = locate(source, None if store is None else store.read_url)
+        self._cache = _cache(cache)
+        self._located: Located | None = locate(source, self._opening)
         self._samples: Iterable[T] | None = None
         self._key: Callable[[T], str] | None = None
         self._steps: tuple[steps.Step, ...] = ()
@@ -101,8 +109,9 @@ class Dataset(Generic[T]):
         """
         made: Dataset[U] = Dataset.__new__(Dataset)
         made._source = None
-        made._store = None
+        made._opening = Opening()
         made._verify = "first"
+        made._cache = None
         made._located = None
         if not hasattr(samples, "__iter__") and not hasattr(samples, "__getitem__"):
             raise TypeError(f"samples are given as a list, a generator or another iterable, not as {samples!r:.100}")
@@ -267,12 +276,13 @@ class Dataset(Generic[T]):
             for sample in self._samples:
                 yield (None if self._key is None else self._key(sample)), sample
             return
-        for number, shard in enumerate(self._shards().shards()):
+        for number, shard, start, stop in self._shards().pieces():
             count = 0
-            for pair in shard.keyed(self._stored_type):
+            for pair in shard.keyed(self._stored_type, start, stop):
                 yield pair
                 count += 1
-            self._check_count(number, count)
+            if stop is None:
+                self._check_count(number, count)
 
     def _check_count(self, number: int, count: int) -> None:
         assert self._located is not None
@@ -290,8 +300,7 @@ class Dataset(Generic[T]):
         if self._located is None:
             raise DatasetError("samples in memory have no shards; write them with a store's write_shards first")
         if self._access is None or self._access.foreign():
-            resolve = None if self._store is None else self._store.read_url
-            self._access = Access(self._located, self._source, resolve, self._verify)
+            self._access = Access(self._located, self._source, self._opening, self._verify, self._cache)
         return self._access
 
     @overload
@@ -300,21 +309,26 @@ class Dataset(Generic[T]):
     def __getitem__(self, index: slice) -> list[T]: ...
     def __getitem__(self, index: int | slice) -> T | list[T]:
         length = self._indexable()
+        access = self._shards()
         if isinstance(index, slice):
-            found = self._shards().rows(range(*index.indices(length)), self._stored_type)
+            found = access.rows(range(*index.indices(length)), self._stored_type)
             return [self._through_steps(key, sample) for key, sample in found]
         index = operator.index(index)
         at = index + length if index < 0 else index
         if not 0 <= at < length:
             raise SampleIndexError(f"there is no sample {index}: the dataset has {length}")
-        key, sample = self._shards().sample(at, self._stored_type)
-        one: T = self._through_steps(key, sample)
+        number, row = access.place(at)
+        sample = access.row(number, row, self._stored_type)
+        one: T = self._through_steps(access.key(number, row), sample) if self._steps else sample
         return one
 
     def _indexable(self) -> int:
         if self._located is None:
             raise DatasetError("samples in memory cannot be indexed; write them with a store's write_shards first")
-        length = self._after_steps(self._shards().length())
+        stored = self._shards().length()
+        if not self._steps:
+            return stored
+        length = self._after_steps(stored)
         if length is None:
             raise DatasetError("a dataset with a filter cannot be indexed: which sample has which number is not known")
         return length
@@ -342,8 +356,7 @@ class Dataset(Generic[T]):
                 raise SampleKeyError("the sample is left out by a step of the dataset", key=key)
         elif any(isinstance(step, steps.Take) for step in self._steps):
             raise DatasetError("get is not possible with both filter and take: which samples are left is not known")
-        found_key, sample = self._shards().row(number, row, self._stored_type)
-        found_sample: T = self._through_steps(found_key, sample)
+        found_sample: T = self._through_steps(key, self._shards().row(number, row, self._stored_type))
         return found_sample
 
     def head(self, n: int = 5) -> list[T]:
@@ -385,6 +398,12 @@ class _Once(Generic[T]):
         if samples is None:
             raise DatasetError("the iterator of this dataset was read already; give a list, or make the dataset anew")
         return iter(samples)
+
+
+def _cache(given: str | os.PathLike[str] | Cache | None) -> Cache | None:
+    if given is None:
+        given = os.environ.get("ATDATA_CACHE") or None
+    return given if isinstance(given, Cache) or given is None else Cache(given)
 
 
 def _check_type(sample_type: Any) -> type:

@@ -43,7 +43,10 @@ class Loader(Generic[T]):
                 yield sample
             return
         # Without steps nobody needs the keys.
-        for number, shard in enumerate(dataset._shards().shards()):
+        for number, shard, start, stop in dataset._shards().pieces():
+            if stop is not None:
+                yield from shard.samples(dataset._stored_type, start, stop)
+                continue
             count = 0
             for sample in shard.samples(dataset._stored_type):
                 yield sample
@@ -73,9 +76,9 @@ class Loader(Generic[T]):
         rows: list[Rows] = []
         have = 0
         waiting: list[Any] = []  # of shards without a manifest
-        shards = dataset._shards().shards() if left else iter(())
-        for number, shard in enumerate(shards):
-            if not isinstance(shard, BufferShard) or shard.manifest is None:
+        pieces = dataset._shards().pieces() if left else iter(())
+        for number, shard, start, stop in pieces:
+            if not isinstance(shard, BufferShard) or stop is None:
                 # From here on samples are decoded; what waits of earlier shards is decoded with them.
                 waiting += SampleBatch.of_rows(rows, sample_type).samples
                 rows, have = [], 0
@@ -91,10 +94,9 @@ class Loader(Generic[T]):
                 else:
                     dataset._check_count(number, count)
             else:
-                total = len(shard)
-                at = 0
-                while at < total and left:
-                    n = min(size - have - len(waiting), total - at, left)
+                at = start
+                while at < stop and left:
+                    n = min(size - have - len(waiting), stop - at, left)
                     rows.append(Rows(shard, at, at + n))
                     at += n
                     have += n

@@ -16,6 +16,7 @@ from atdata.errors import DatasetNotFoundError, StoreError, UnsafeNameError
 from atdata.samples.schema import Schema
 from atdata.stores.base import WrittenShards
 from atdata.stores.disk import local_path, recover
+from atdata.stores.opening import Opening
 from atdata.stores.record import RECORD_NAME, CommitRecord, ShardInfo
 
 __all__ = ["DataSource", "Located", "ShardRef", "expand_braces", "is_source", "locate"]
@@ -53,30 +54,31 @@ class Located(msgspec.Struct, frozen=True):
     record: CommitRecord | None = None
 
 
-def locate(source: Any, resolve: Any = None) -> Located:
+def locate(source: Any, opening: Opening | None = None) -> Located:
     """The shards that `source` means.
 
     Args:
-        source: URLs or paths in a list, a brace pattern, a glob, a folder with an `atdata.json`, one tar file, or a
-            `DataSource`.
-        resolve: a function from a URL to what can be opened, where a store is given.
+        source: URLs or paths in a list, a brace pattern, a glob, a folder or prefix with an `atdata.json`, one tar
+            file, or a `DataSource`.
+        opening: how the URLs are opened; by default by what they are.
 
     Raises:
         DatasetNotFoundError: there is nothing there.
     """
+    opening = opening or Opening()
     if isinstance(source, WrittenShards) and _as_written(source):
         for url in source:
-            path = local_path(url if resolve is None else resolve(url))
+            path = opening.path(url)
             if path is not None and not os.path.isfile(path):
                 raise DatasetNotFoundError("there is no such file", url=url)
         refs = tuple(ShardRef(url, info) for url, info in zip(source, source.shards, strict=True))
         return Located(refs, source.record.schema, source.record)
     if isinstance(source, str | os.PathLike):
-        return _from_text(os.fspath(source), resolve)
+        return _from_text(os.fspath(source), opening)
     if isinstance(source, Sequence):
         if not source:
             raise DatasetNotFoundError("the list of shards is empty")
-        return _from_list([os.fspath(url) for url in source], resolve)
+        return _from_list([os.fspath(url) for url in source], opening)
     if is_source(source):
         names = source.list_shards()
         if not names:
@@ -98,13 +100,57 @@ def _as_written(urls: WrittenShards) -> bool:
     return [url.rpartition("/")[2] for url in urls] == [shard.name for shard in urls.shards]
 
 
-def _from_text(text: str, resolve: Any) -> Located:
-    path = local_path(resolve(text) if resolve is not None and "{" not in text else text)
+def _from_text(text: str, opening: Opening) -> Located:
+    far = opening.object_store(text) is not None or text.lower().startswith(("http://", "https://"))
+    path = None if far else local_path(text) if "{" in text else opening.path(text)
     if path is not None and os.path.exists(path):  # False too for what is too long to be a name
-        return _from_folder(path) if os.path.isdir(path) else _from_list([text], resolve)
+        return _from_folder(path) if os.path.isdir(path) else _from_list([text], opening)
     if "{" in text:
-        return _from_list(list(itertools.chain.from_iterable(map(_glob, expand_braces(text)))), resolve)
-    return _from_list(_glob(text), resolve)
+        names = expand_braces(text)
+        return _from_list(names if far else list(itertools.chain.from_iterable(map(_glob, names))), opening)
+    if far and ".tar" not in text.rpartition("/")[2]:
+        return _from_prefix(text, opening)
+    if far and glob.has_magic(text) and "?" not in text:
+        return _from_list(_listed(text, opening), opening)
+    return _from_list([text] if far else _glob(text), opening)
+
+
+def _from_prefix(url: str, opening: Opening) -> Located:
+    folder = url.rstrip("/") + "/"
+    data = opening.read(folder + RECORD_NAME)
+    if data is None:
+        raise DatasetNotFoundError(f"there is no dataset under this prefix (no {RECORD_NAME})", url=folder)
+    record = CommitRecord.from_bytes(data, url=folder + RECORD_NAME)
+    return Located(tuple(ShardRef(folder + info.name, info) for info in record.shards), record.schema, record)
+
+
+def _listed(pattern: str, opening: Opening) -> list[str]:
+    """The objects that match a glob; `*` does not match a slash."""
+    store = opening.object_store(pattern)
+    if store is None:
+        raise DatasetNotFoundError("web servers cannot be listed: give braces or a list of URLs", url=pattern)
+    fixed = pattern[len(store.base) :].split("*")[0].split("[")[0]
+    wanted = re.compile(glob_to_regex(pattern))
+    found = [url for url in store.list(fixed.rpartition("/")[0]) if wanted.fullmatch(url)]
+    if not found:
+        raise DatasetNotFoundError("no object matches the pattern", url=pattern)
+    return found
+
+
+def glob_to_regex(pattern: str) -> str:
+    """The regular expression of a glob: `*` and `?` match anything but a slash, `[…]` one of some characters."""
+    out, at = "", 0
+    while at < len(pattern):
+        char = pattern[at]
+        at += 1
+        end = pattern.find("]", at + 1)
+        if char == "[" and end > 0:
+            inner = pattern[at:end].replace("\\", "\\\\")
+            out += f"[{'^' + inner[1:] if inner[0] == '!' else inner}]"
+            at = end + 1
+        else:
+            out += {"*": "[^/]*", "?": "[^/]"}.get(char) or re.escape(char)
+    return out
 
 
 def _glob(text: str) -> list[str]:
@@ -113,6 +159,8 @@ def _glob(text: str) -> list[str]:
         return [text]
     # What is there by that very name is no pattern, also when it has brackets: `runs[1]/*.tar`.
     there = next((parent for parent in path.parents if os.path.exists(parent)), Path())
+    for folder in glob.glob(str(path.relative_to(there).parent), root_dir=there):
+        recover(there / folder)
     found = sorted(glob.glob(str(path.relative_to(there)), root_dir=there))
     found = [str(there / name) for name in found]
     if not found:
@@ -130,25 +178,29 @@ def _from_folder(folder: Path) -> Located:
     return Located(refs, record.schema, record)
 
 
-def _from_list(urls: list[str], resolve: Any) -> Located:
-    records: dict[Path, CommitRecord | None] = {}
+def _from_list(urls: list[str], opening: Opening) -> Located:
+    records: dict[str, CommitRecord | None] = {}
     refs = []
     for url in urls:
-        path = local_path(url if resolve is None else resolve(url))
-        if path is None:
-            raise StoreError("URLs of this kind cannot be read; a local path or file:// URL can", url=url)
-        if not os.path.isfile(path):
-            raise DatasetNotFoundError(
-                "this is a folder, not a shard" if os.path.isdir(path) else "there is no such file", url=url
+        path = opening.path(url)
+        if path is not None:
+            if not os.path.isfile(path):
+                raise DatasetNotFoundError(
+                    "this is a folder, not a shard" if os.path.isdir(path) else "there is no such file", url=url
+                )
+            folder, name = str(path.absolute().parent), path.name
+            if folder not in records:
+                records[folder] = _record_in(Path(folder))
+            refs.append(
+                ShardRef(url if opening.store is not None else str(path.absolute()), _info(records[folder], name))
             )
-        folder = path.absolute().parent
+            continue
+        beside = opening.beside(url, RECORD_NAME)
+        folder, name = (beside or url).rpartition("/")[0], url.rpartition("/")[2]
         if folder not in records:
-            records[folder] = _record_in(folder)
-        record = records[folder]
-        info = None
-        if record is not None:
-            info = next((shard for shard in record.shards if shard.name == path.name), None)
-        refs.append(ShardRef(url if resolve is not None else str(path.absolute()), info))
+            data = opening.read(beside) if beside is not None else None
+            records[folder] = None if data is None else CommitRecord.from_bytes(data, url=beside)
+        refs.append(ShardRef(url, _info(records[folder], name)))
     known = [record for record in records.values() if record is not None]
     schema = known[0].schema if known and len(known) == len(records) else None
     if schema is not None and any(r.schema is None or r.schema.cid != schema.cid for r in known):
@@ -157,10 +209,13 @@ def _from_list(urls: list[str], resolve: Any) -> Located:
     return Located(tuple(refs), schema, whole)
 
 
+def _info(record: CommitRecord | None, name: str) -> ShardInfo | None:
+    return None if record is None else next((shard for shard in record.shards if shard.name == name), None)
+
+
 def _record_in(folder: Path) -> CommitRecord | None:
     path = folder / RECORD_NAME
-    if not path.exists():
-        recover(folder)
+    recover(folder)  # a write that was decided counts, also when its files were not moved to their names any more
     try:
         return CommitRecord.from_bytes(path.read_bytes(), url=str(path))
     except FileNotFoundError:

@@ -16,7 +16,7 @@ from typing import IO, Any, Protocol
 
 from atdata.errors import ShardFormatError, TruncatedShardError
 
-__all__ = ["open_archive"]
+__all__ = ["compression", "open_archive"]
 
 _CHUNK = 1 << 16
 _BUFFER = 1 << 17
@@ -28,6 +28,11 @@ _MAGIC = (
     ("xz", re.compile(rb"\xfd7zXZ\x00")),
 )
 _LONGEST = 10
+
+
+def compression(head: bytes) -> str | None:
+    """gzip, zstd, bz2 or xz by the first ten bytes of a file; None when they are not of a compressed one."""
+    return next((name for name, magic in _MAGIC if magic.match(head)), None)
 
 
 def open_archive(stream: IO[bytes]) -> IO[bytes]:
@@ -45,7 +50,7 @@ def open_archive(stream: IO[bytes]) -> IO[bytes]:
     """
     source = _Input(stream)
     head = source.peek(_LONGEST)
-    kind = next((name for name, magic in _MAGIC if magic.match(head)), None)
+    kind = compression(head)
     raw: io.RawIOBase
     if kind is None:
         raw = source

@@ -128,9 +128,18 @@ class Manifest:
         """The number of the first sample with each key."""
         return {key: i for i, key in reversed(list(enumerate(self.keys)))}
 
+    @functools.cached_property
+    def _digest_bytes(self) -> bytes:
+        return b"".join(self._digests.to_pylist())
+
     def digest(self, row: int) -> bytes:
         """SHA-256 of the payload of sample `row`, 32 bytes."""
-        return bytes(self._digests[row].as_py())
+        return self._digest_bytes[32 * row : 32 * row + 32]
+
+    def digests(self, start: int, stop: int) -> list[bytes]:
+        """SHA-256 of the payloads of the samples from `start` up to `stop`."""
+        data = self._digest_bytes
+        return [data[at : at + 32] for at in range(32 * start, 32 * stop, 32)]
 
     @property
     def scalar_fields(self) -> list[str]:

@@ -77,13 +77,15 @@ class BufferShard(Shard):
 
     Args:
         url: its place, for messages.
-        buffer: the whole uncompressed archive.
+        buffer: the whole uncompressed archive; or, with a manifest, a stretch of it.
         manifest: a manifest known to be its own; without one the archive's headers are walked.
+        base: where in the archive the buffer begins.
     """
 
-    def __init__(self, url: str, buffer: memoryview, manifest: Manifest | None = None) -> None:
+    def __init__(self, url: str, buffer: memoryview, manifest: Manifest | None = None, *, base: int = 0) -> None:
         self.url = url
         self.buffer = buffer
+        self.base = base
         self.manifest = manifest
         self._walked: tuple[list[str], array[int]] | None = None
         self._numbers: dict[str, int] | None = None
@@ -123,8 +125,8 @@ class BufferShard(Shard):
     def payload(self, row: int) -> memoryview:
         """The payload of sample `row`; needs a manifest."""
         assert self.manifest is not None
-        offset = int(self.manifest.offsets[row])
-        return self.buffer[offset : offset + int(self.manifest.sizes[row])]
+        at = int(self.manifest.offsets[row]) - self.base
+        return self.buffer[at : at + int(self.manifest.sizes[row])]
 
     def raw(self, start: int = 0, stop: int | None = None) -> Iterator[RawSample]:
         """The samples from `start` up to `stop` as they lie in the archive."""
@@ -135,9 +137,9 @@ class BufferShard(Shard):
                 self.manifest.sizes[start:stop].tolist(),
                 strict=True,
             )
-            buffer = self.buffer
+            buffer, base = self.buffer, self.base
             for key, offset, size in rows:
-                yield RawSample(key, offset, {"msgpack": buffer[offset : offset + size]})
+                yield RawSample(key, offset, {"msgpack": buffer[offset - base : offset - base + size]})
             return
         source = BufferSource(self.buffer)
         if start or stop is not None:
@@ -161,11 +163,11 @@ class BufferShard(Shard):
             return
         decode = payload_decoder(sample_type)
         buffer = self.buffer
-        offsets = self.manifest.offsets[start:stop].tolist()
-        ends = (self.manifest.offsets[start:stop] + self.manifest.sizes[start:stop]).tolist()
+        starts = self.manifest.offsets[start:stop] - self.base
+        ends = (starts + self.manifest.sizes[start:stop]).tolist()
         row = start
         try:
-            for offset, end in zip(offsets, ends, strict=True):
+            for offset, end in zip(starts.tolist(), ends, strict=True):
                 sample = decode(buffer[offset:end])
                 yield sample
                 row += 1
@@ -175,10 +177,14 @@ class BufferShard(Shard):
             raise
 
     def sample(self, sample_type: type, row: int) -> Any:
-        """Sample `row`."""
-        for sample in self.samples(sample_type, row, row + 1):
-            return sample
-        raise IndexError(row)
+        """Sample `row`; needs a manifest."""
+        payload = self.payload(row)
+        try:
+            return payload_decoder(sample_type)(payload)
+        except SampleDecodeError as error:
+            assert self.manifest is not None
+            error.at(url=self.url, offset=int(self.manifest.offsets[row]), key=self.key(row))
+            raise
 
     def has_column(self, sample_type: type, field: str) -> bool:
         """Whether `gather` gives the same values of that field as decoding samples of `sample_type` would."""
@@ -237,9 +243,9 @@ class BufferShard(Shard):
         if out is not None:
             assert column.shape is not None
             if column.stride is not None and column.stride >= 0:
-                np.copyto(out, self._strided(column.offsets[start], stop - start, column.stride, out))
+                np.copyto(out, self._strided(column.offsets[start] - self.base, stop - start, column.stride, out))
             else:
-                for i, at in enumerate(column.offsets[start:stop].tolist()):
+                for i, at in enumerate((column.offsets[start:stop] - self.base).tolist()):
                     out[i] = np.ndarray(column.shape, column.dtype, self.buffer, at)
             return out
         arrays: list[NDArray[Any] | None] = []
@@ -249,7 +255,7 @@ class BufferShard(Shard):
                 arrays.append(None)
                 continue
             dtype, shape = column.describe(row)
-            arrays.append(np.ndarray(shape, dtype, self.buffer, at).copy())
+            arrays.append(np.ndarray(shape, dtype, self.buffer, at - self.base).copy())
         return arrays
 
     def _strided(self, offset: int, count: int, stride: int, like: NDArray[Any]) -> NDArray[Any]:

@@ -1,0 +1,152 @@
+"""Whether the bytes of local shards are those that were written.
+
+A shard is checked once for each state of its file. One of large samples is checked in runs of samples, by their own
+digests, so that the first are there at once and several cores help; where every header and filling is what atdata
+writes for these keys and sizes, that fixes every byte of the file. Others are hashed as a whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import threading
+from collections.abc import Iterator
+
+import numpy as np
+
+from atdata.errors import AtdataError, IntegrityError
+from atdata.shards import tar
+from atdata.shards.manifest import Manifest
+from atdata.shards.reader import BufferShard
+from atdata.shards.tar import BufferSource, walk
+from atdata.stores.disk import LocalObject
+from atdata.stores.ranges import windows
+
+__all__ = ["State", "check_rows", "check_whole", "is_known", "remember", "runs", "state_of"]
+
+_LARGE = 16 << 10  # bytes of an average sample from which hashing them one by one costs no more than all at once
+_RUN = 16 << 20  # bytes of samples checked in one go
+_READ = 1 << 20
+
+# What tells one state of a file from another: device, inode, size, times of content and of metadata.
+State = tuple[int, int, int, int, int]
+
+# SHA-256 of the files this process has checked.
+_known: dict[State, str] = {}
+_lock = threading.Lock()
+
+
+def state_of(stat: os.stat_result) -> State:
+    """The state of a file."""
+    return (stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+
+
+def is_known(state: State, expected: str) -> bool:
+    """Whether a file in that state was found to have the digest `expected`."""
+    with _lock:
+        return _known.get(state) == expected
+
+
+def remember(state: State, sha256: str) -> None:
+    """Take note of what a file in that state was found to be."""
+    with _lock:
+        if len(_known) > 1_000_000:
+            _known.clear()
+        _known[state] = sha256
+
+
+def check_whole(file: LocalObject, manifest: Manifest | None, expected: str) -> None:
+    """Hash a file.
+
+    Raises:
+        IntegrityError: its digest is not `expected`; the place is as exact as a manifest allows.
+    """
+    hasher = hashlib.sha256()
+    buffer = bytearray(min(_READ, file.size))
+    view = memoryview(buffer)
+    at = 0
+    while at < file.size:
+        n = file.read_into(view, at)
+        hasher.update(view[:n])
+        at += n
+    got = hasher.hexdigest()
+    if got != expected:
+        raise _damage(file.map(), manifest, expected, got)
+    remember(state_of(file.stat), got)
+
+
+def runs(shard: BufferShard) -> list[tuple[int, int]] | None:
+    """Runs of samples that together fix every byte of the shard; None when it has to be hashed as a whole."""
+    manifest = shard.manifest
+    if manifest is None or not len(manifest) or manifest.sizes.mean() < _LARGE or not _framed(shard, manifest):
+        return None
+    ends = manifest.offsets + manifest.sizes
+    return list(windows(manifest.offsets.tolist(), ends.tolist(), _RUN))
+
+
+def _framed(shard: BufferShard, manifest: Manifest) -> bool:
+    """Whether all that is not payload is what atdata writes for these keys and sizes."""
+    heads = tar.headers([f"{key}.msgpack" for key in manifest.keys], manifest.sizes.tolist())
+    lengths = np.fromiter(map(len, heads), np.int64, len(heads))
+    padded = manifest.sizes + -manifest.sizes % tar.BLOCK
+    starts = np.concatenate([[0], np.cumsum(lengths + padded)])
+    if (manifest.offsets != starts[:-1] + lengths).any() or len(shard.buffer) != tar.archive_size(int(starts[-1])):
+        return False
+    buffer = shard.buffer
+    for head, start, size, end in zip(
+        heads, starts[:-1].tolist(), manifest.sizes.tolist(), starts[1:].tolist(), strict=True
+    ):
+        payload_end = start + len(head) + size
+        if buffer[start : start + len(head)] != head or bytes(buffer[payload_end:end]) != tar.padding(size):
+            return False
+    return bytes(buffer[int(starts[-1]) :]) == tar.end_of_archive(int(starts[-1]))
+
+
+def check_rows(shard: BufferShard, start: int, stop: int) -> None:
+    """Check the samples from `start` up to `stop` against their digests.
+
+    Raises:
+        IntegrityError: a sample's bytes are not those that were written.
+    """
+    for row, got in _damaged(shard, start, stop):
+        assert shard.manifest is not None
+        raise IntegrityError(
+            "the sample's bytes are not those that were written (SHA-256 differs)",
+            url=shard.url,
+            offset=int(shard.manifest.offsets[row]),
+            key=shard.key(row),
+            expected=shard.manifest.digest(row).hex(),
+            got=got,
+        )
+
+
+def _damaged(shard: BufferShard, start: int, stop: int) -> Iterator[tuple[int, str]]:
+    manifest = shard.manifest
+    assert manifest is not None
+    offsets = (manifest.offsets[start:stop] - shard.base).tolist()
+    sizes = manifest.sizes[start:stop].tolist()
+    buffer = shard.buffer
+    for row, (at, size, expected) in enumerate(zip(offsets, sizes, manifest.digests(start, stop), strict=True), start):
+        hasher = hashlib.sha256(buffer[at : at + size])
+        if hasher.digest() != expected:
+            yield row, hasher.hexdigest()
+
+
+def _damage(buffer: memoryview, manifest: Manifest | None, expected: str, got: str) -> IntegrityError:
+    """What is wrong with a shard that has the digest `got` instead of `expected`, as exactly as can be told."""
+    message = "the shard's bytes are not those that were written (SHA-256 differs): it was damaged or replaced"
+    offset = key = None
+    if manifest is not None and manifest.shard_sha256 == expected:
+        bad = [row for row, _ in _damaged(BufferShard("", buffer, manifest), 0, len(manifest))]
+        if not bad:
+            message = "the shard is damaged outside of its samples, in a tar header or filling (SHA-256 differs)"
+            try:
+                for _ in walk(BufferSource(buffer)):
+                    pass
+            except AtdataError as error:
+                offset = error.offset
+        elif len(bad) == 1 or len(bad) < len(manifest):
+            others = f"; so are those of {len(bad) - 1} more" if len(bad) > 1 else ""
+            message = f"the sample's bytes are not those that were written (SHA-256 differs){others}"
+            offset, key = int(manifest.offsets[bad[0]]), manifest.keys[bad[0]]
+    return IntegrityError(message, offset=offset, key=key, expected=expected, got=got)
