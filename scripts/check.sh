@@ -36,7 +36,7 @@ lint() {
     check "ruff check" "$bin/ruff" check .
     check "ruff format" "$bin/ruff" format --check .
     check "mypy --strict" "$bin/mypy" --strict
-    check "lint-imports" "$bin/lint-imports"
+    check "lint-imports" "$bin/lint-imports" --no-logo
 }
 
 pytest() { "$bin/python" -m pytest -n "$jobs" --dist worksteal "$@"; }
@@ -46,10 +46,12 @@ case $what in
         lint
         ;;
     fast)
+        check "S3 server" scripts/install-rgw.sh
         check "fast tests" pytest -m "not slow" "$@"
         ;;
     all)
         lint
+        check "S3 server" scripts/install-rgw.sh
         "$bin/coverage" erase
         check "tests" pytest --cov --cov-report= --cov-fail-under=0 "$@"
         check "coverage" "$bin/coverage" report
@@ -63,7 +65,7 @@ esac
 printf '\n--- summary\n'
 printf '%s\n' "${summary[@]}"
 if [ "$failed" != 0 ]; then
-    printf '%d of %d checks failed\n' "$failed" "${#summary[@]}"
+    echo "failed: $failed of ${#summary[@]}"
     exit 1
 fi
-printf 'all %d checks passed\n' "${#summary[@]}"
+echo "all passed"

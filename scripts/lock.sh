@@ -20,4 +20,4 @@ lock() {
 lock build "$@"
 lock dev pyproject.toml --extra demo --extra images --extra pandas --constraint requirements/build.txt "$@"
 # What is measured is measured with the versions that are tested.
-if [ -f requirements/bench.in ]; then lock bench pyproject.toml --constraint requirements/dev.txt "$@"; fi
+lock bench pyproject.toml --constraint requirements/dev.txt "$@"

@@ -2,8 +2,9 @@
 # Makes a virtual environment with the locked requirements and this checkout in it, or finds it
 # already made and says nothing. Safe to interrupt, to repeat, and to run twice at the same time.
 #
-#   scripts/setup.sh [--venv .venv] [--requirements requirements/dev.txt] [--version 3.12]
+#   scripts/setup.sh [--venv .venv] [--requirements requirements/dev.txt] [--no-deps FILE] [--version 3.12]
 #
+# --no-deps names a second list, of packages that are installed as they are, without what they ask for.
 # PYTHON names the interpreter to use; without it, the first of python3.11, 3.12, 3.13 and python3
 # that is new enough. --version asks for one minor version instead.
 set -euo pipefail
@@ -13,11 +14,13 @@ readonly root=$PWD
 
 venv=.venv
 requirements=requirements/dev.txt
+no_deps=
 version=
 while [ $# -gt 0 ]; do
     case $1 in
         --venv) venv=$2; shift 2 ;;
         --requirements) requirements=$2; shift 2 ;;
+        --no-deps) no_deps=$2; shift 2 ;;
         --version) version=$2; shift 2 ;;
         *) echo "setup: unknown option $1" >&2; exit 2 ;;
     esac
@@ -40,8 +43,10 @@ case $venv in
     .venv | .venv-*) ;;
     *) fail "--venv takes .venv or .venv-NAME, not $venv" ;;
 esac
-[ -f "$requirements" ] || fail "there is no $requirements"
 readonly build_tools=requirements/build.txt
+lists=("$build_tools" "$requirements")
+if [ -n "$no_deps" ]; then lists+=("$no_deps"); fi
+for list in "${lists[@]}"; do [ -f "$list" ] || fail "there is no $list"; done
 
 # What the environment was made from is kept inside it; a copy is written only when a step is done,
 # so an environment without its copies is one that was never finished.
@@ -85,7 +90,7 @@ identity() { "$1" -c 'import sys; print(sys.version, sys.base_prefix)'; }
 # ---- is it made already? -----------------------------------------------------------------------
 
 have_packages() {
-    cat "$build_tools" "$requirements" | cmp -s - "$state/requirements.txt" || return 1
+    cat "${lists[@]}" | cmp -s - "$state/requirements.txt" || return 1
     # Its scripts name the folder they were made in.
     [ "$(cat "$state/place" 2>/dev/null)" = "$root" ] || return 1
     # An interpreter that was removed or replaced since takes the environment with it.
@@ -179,13 +184,34 @@ while True:
 PYTHON
 }
 
-pip() { "$venv/bin/python" -m pip --disable-pip-version-check "$@"; }
+# What pip prints is shown only when it fails: its warnings about indexes and caches are not news to anybody here.
+pip() {
+    "$venv/bin/python" -m pip --disable-pip-version-check "$@" >"$state/pip.log" 2>&1 || {
+        tail -n 25 "$state/pip.log" >&2
+        return 1
+    }
+}
 
 # Wheels only, but for the known few: a hash vouches for a source archive, not for what its build would fetch.
 install_locked() {
     pip install --quiet --no-input --progress-bar off --require-hashes --only-binary :all: -r "$build_tools" &&
         pip install --quiet --no-input --progress-bar off --require-hashes --only-binary :all: \
-            --no-binary "$from_source" --no-build-isolation -r "$requirements"
+            --no-binary "$from_source" --no-build-isolation -r "$requirements" &&
+        if [ -n "$no_deps" ]; then
+            pip install --quiet --no-input --progress-bar off --only-binary :all: --no-deps -r "$no_deps"
+        fi
+}
+
+# Of the packages that were installed as they are, no complaint counts.
+packages_fit() {
+    local excused
+    if pip check 2>"$state/complaints"; then return; fi
+    if [ -n "$no_deps" ]; then
+        excused=$(sed -nE 's/^([A-Za-z0-9._-]+)==.*/\1/p' "$no_deps" | paste -sd '|' -)
+        if ! grep -vE "^($excused) " "$state/pip.log" >"$state/complaints"; then return; fi
+    fi
+    cat "$state/complaints" >&2
+    return 1
 }
 
 install_packages() {
@@ -201,14 +227,14 @@ install_packages() {
     mkdir -p "$state"
     say "making $venv with $("$python" -c 'import sys; print("Python %d.%d.%d" % sys.version_info[:3], "at", sys.executable)')"
     "$python" -m venv "$venv" || fail "could not make the virtual environment $venv."
-    say "installing the packages of $requirements (a minute or two)"
+    say "installing the packages of ${lists[*]:1} (a minute or two)"
     install_locked ||
-        fail "could not install the packages of $requirements (pip's own report is above)." \
+        fail "could not install the packages of ${lists[*]:1} (pip's own report is above)." \
             "Without a network, or behind a mirror or a proxy, tell pip where to look (PIP_INDEX_URL, PIP_PROXY, pip.conf)." \
             "Then run the same command again: it starts over cleanly."
     identity "$venv/bin/python" >"$state/python"
     echo "$root" >"$state/place"
-    cat "$build_tools" "$requirements" >"$state/requirements.new"
+    cat "${lists[@]}" >"$state/requirements.new"
     mv "$state/requirements.new" "$state/requirements.txt"
 }
 
@@ -217,10 +243,7 @@ install_project() {
     say "installing atdata itself, editable"
     pip install --quiet --no-input --no-deps --no-build-isolation -e . ||
         fail "could not install atdata from this folder (pip's own report is above)."
-    pip check >"$state/check" 2>&1 || {
-        cat "$state/check" >&2
-        fail "$requirements and pyproject.toml do not fit together: run make lock."
-    }
+    packages_fit || fail "$requirements and pyproject.toml do not fit together: run make lock."
     project_facts >"$state/project.new"
     mv "$state/project.new" "$state/project"
 }

@@ -4,6 +4,9 @@ import os
 
 from hypothesis import HealthCheck, settings
 
+# rgw, bucket, own_rgw, fault_proxy, make_proxy, web: the fixtures of tests/servers/fixtures.py.
+pytest_plugins = ["servers.fixtures"]
+
 # No deadlines: on a loaded machine they measure the neighbours, and pytest-timeout catches what hangs.
 settings.register_profile(
     "ci", max_examples=200, deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow]

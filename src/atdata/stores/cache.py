@@ -1,0 +1,148 @@
+"""A local cache of whole shards, addressed by what they contain.
+
+```
+{root}/sha256/ab/ab12…            one file for each digest, read-only
+{root}/lock/ab12…                 held (flock) while that digest is fetched
+{root}/new/…                      files that are not whole yet
+```
+
+A name cannot lie here: `train/000000.tar` and `val/000000.tar` have different digests. Files are checked when they
+come in, fetched by one process at a time, and the least recently used ones go when the limit is passed. Nothing else
+that may lie in the folder is ever touched.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import re
+import uuid
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from atdata.errors import IntegrityError, StoreError
+
+__all__ = ["Cache", "CachedShard"]
+
+_DIGEST = re.compile(r"[0-9a-f]{64}", re.ASCII)
+_LIMIT = 64 << 30
+
+
+class CachedShard(NamedTuple):
+    """One file of the cache."""
+
+    sha256: str
+    size: int
+    used: float
+
+
+class Cache:
+    """Whole shards in a local folder, by digest.
+
+    Args:
+        root: the folder; made when it is first needed.
+        limit: most bytes it may hold; the least recently used files go first.
+    """
+
+    def __init__(self, root: str | os.PathLike[str], limit: int = _LIMIT) -> None:
+        self.root = Path(root).expanduser().absolute()
+        self.limit = limit
+
+    def __repr__(self) -> str:
+        return f"Cache({str(self.root)!r}, limit={self.limit})"
+
+    def path(self, sha256: str) -> Path:
+        """Where the file with that digest lies, whether it is there or not."""
+        if not _DIGEST.fullmatch(sha256):
+            raise StoreError(f"{sha256!r} is not a SHA-256 in hex")
+        return self.root / "sha256" / sha256[:2] / sha256
+
+    def find(self, sha256: str) -> Path | None:
+        """The file with that digest, marked as just used; None when it is not there."""
+        path = self.path(sha256)
+        try:
+            os.utime(path)
+        except FileNotFoundError:
+            return None
+        except OSError:  # a cache others own can be read, only not marked
+            return path if path.exists() else None
+        return path
+
+    def add(self, sha256: str, chunks: Iterable[bytes | memoryview], *, url: str) -> Path:
+        """The file with that digest, taken from `chunks` unless another process brings it meanwhile.
+
+        Raises:
+            IntegrityError: the chunks have another digest; nothing is kept of them.
+        """
+        with self._lock(sha256):
+            found = self.find(sha256)
+            if found is not None:
+                return found
+            new = self.root / "new" / uuid.uuid4().hex
+            new.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                hasher = hashlib.sha256()
+                with new.open("xb") as file:
+                    for chunk in chunks:
+                        hasher.update(chunk)
+                        file.write(chunk)
+                    file.flush()
+                    os.fsync(file.fileno())
+                if hasher.hexdigest() != sha256:
+                    raise IntegrityError(
+                        "the shard's bytes are not those that were written (SHA-256 differs)",
+                        url=url,
+                        expected=sha256,
+                        got=hasher.hexdigest(),
+                    )
+                new.chmod(0o444)
+                path = self.path(sha256)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(new, path)
+            except OSError as error:
+                if isinstance(error, StoreError):
+                    raise
+                raise StoreError(f"the cache cannot be written: {error.strerror}", url=str(self.root)) from error
+            finally:
+                new.unlink(missing_ok=True)
+        self._shrink(keep=sha256)
+        return path
+
+    def shards(self) -> Iterator[CachedShard]:
+        """The files of the cache, most recently used first."""
+        found = []
+        for path in self.root.glob("sha256/??/*"):
+            if _DIGEST.fullmatch(path.name):
+                with contextlib.suppress(FileNotFoundError):
+                    stat = path.stat()
+                    found.append(CachedShard(path.name, stat.st_size, stat.st_mtime))
+        yield from sorted(found, key=lambda shard: -shard.used)
+
+    def remove(self, sha256: str) -> None:
+        """Forget one file; readers that have it open keep it."""
+        self.path(sha256).unlink(missing_ok=True)
+        (self.root / "lock" / sha256).unlink(missing_ok=True)
+
+    def _shrink(self, keep: str) -> None:
+        total = 0
+        for shard in self.shards():
+            total += shard.size
+            if total > self.limit and shard.sha256 != keep:
+                self.remove(shard.sha256)
+
+    @contextlib.contextmanager
+    def _lock(self, sha256: str) -> Iterator[None]:
+        path = self.root / "lock" / sha256
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        except OSError as error:
+            raise StoreError(f"the cache cannot be written: {error.strerror}", url=str(self.root)) from None
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX)  # as long as another process fetches the same shard
+            yield
+        finally:
+            os.close(fd)

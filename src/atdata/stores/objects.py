@@ -1,0 +1,474 @@
+"""Stores on object storage: one implementation over obstore for S3, GCS, Azure, memory and plain HTTP.
+
+obstore's time-outs cover whole bodies, and its waits cannot be interrupted; so reading asks for bounded ranges only.
+Its runtime does not survive `fork`: a child of a process that used it would hang for ever, so it is refused there.
+"""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+import io
+import os
+import queue
+import threading
+import uuid
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from typing import IO, Any
+
+import msgspec
+
+from atdata.errors import (
+    AccessDeniedError,
+    DatasetExistsError,
+    DatasetNotFoundError,
+    ForkError,
+    IntegrityError,
+    StoreBusyError,
+    StoreError,
+    UnsafeNameError,
+)
+from atdata.stores.base import DataStore, Sink, StoredObject, Transaction, check_prefix
+from atdata.stores.record import RECORD_NAME, CommitRecord, files_of
+
+__all__ = ["ObjectStore", "RemoteObject"]
+
+_PART = 8 << 20  # bytes of one uploaded part, and of one range of a large read
+_PARTS = 4  # parts of one object in flight
+_CLAIM = ".atdata-writing.json"
+_CLAIM_LIFE = timedelta(hours=1)  # renewed with every shard
+
+# Whether this process, or one it was forked from, has used obstore's runtime.
+_used_in: int | None = None
+
+
+def _enter() -> None:
+    """To be called before every use of obstore."""
+    global _used_in
+    if _used_in is None:
+        _used_in = os.getpid()
+    elif _used_in != os.getpid():
+        raise ForkError(
+            "this process was forked from one that had read from object storage, whose connections do not survive a "
+            "fork. Start workers with 'forkserver' or 'spawn' (DataLoader(..., multiprocessing_context='forkserver'))"
+        )
+
+
+class ObjectStore(DataStore):
+    """Base of the stores on object storage.
+
+    A subclass says how URLs look (`base`, such as `s3://bucket/`) and makes the obstore client.
+    """
+
+    base: str
+    _client: Any = None
+    conditional = True
+
+    @abc.abstractmethod
+    def _connect(self) -> Any:
+        """A new obstore store."""
+
+    @property
+    def client(self) -> Any:
+        """The obstore store of this process."""
+        _enter()
+        if self._client is None:
+            self._client = self._connect()
+        return self._client
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = self.__dict__.copy()
+        state["_client"] = None
+        return state
+
+    def key(self, url: str) -> str:
+        """The key of an object's URL.
+
+        Raises:
+            UnsafeNameError: the URL is not one of this store's.
+        """
+        if not url.startswith(self.base):
+            raise UnsafeNameError(f"the URL does not belong to this store ({self.base})", url=url)
+        return url[len(self.base) :]
+
+    def supports_streaming(self) -> bool:
+        """True: bytes are used as they arrive."""
+        return True
+
+    def begin(self, prefix: str, *, overwrite: bool) -> Transaction:
+        """Start writing under `prefix`; see `DataStore.begin`."""
+        return _ObjectTransaction(self, prefix, overwrite)
+
+    def open(self, url: str) -> RemoteObject:
+        """Open the object at `url` for reading; see `DataStore.open`."""
+        return RemoteObject(self, url)
+
+    def list(self, prefix: str = "") -> Iterator[str]:
+        """URLs of the objects under `prefix`, sorted; nothing of unfinished writes."""
+        import obstore
+
+        top = check_prefix(prefix) + "/" if prefix else ""
+        with self.errors(self.base + top):
+            keys = [str(m["path"]) for page in obstore.list(self.client, top or None) for m in page]
+        for key in sorted(keys):
+            if not any(part.startswith(".atdata") for part in key.split("/")):
+                yield self.base + key
+
+    def delete(self, prefix: str) -> None:
+        """Remove the dataset at `prefix`; see `DataStore.delete`."""
+        folder = check_prefix(prefix) + "/"
+        data = self.get(folder + RECORD_NAME)
+        if data is None:
+            raise DatasetNotFoundError("there is no dataset here", url=self.base + folder)
+        self.remove([folder + RECORD_NAME])
+        self.remove([folder + name for name in files_of(data)])
+
+    # -- single requests -------------------------------------------------------------------------------------
+
+    def get(self, key: str) -> bytes | None:
+        """A small object, or None when there is none."""
+        try:
+            with self.errors(self.base + key):
+                return bytes(self.client.get(key).bytes())
+        except DatasetNotFoundError:
+            return None
+
+    def put(self, key: str, data: bytes, *, create: bool = False) -> None:
+        """A small object, whole.
+
+        Args:
+            key: its key.
+            data: its bytes.
+            create: only when there is none yet; DatasetExistsError when there is.
+        """
+        if create and not self.conditional and self.get(key) is not None:
+            raise DatasetExistsError("the object is there already", url=self.base + key)
+        mode: Any = "create" if create and self.conditional else "overwrite"
+        try:
+            with self.errors(self.base + key):
+                self.client.put(key, data, mode=mode, use_multipart=False)
+        except DatasetExistsError:
+            # The answer to a request that succeeded may have been lost, and the retry met its own work.
+            if self.get(key) != data:
+                raise
+
+    def remove(self, keys: Sequence[str]) -> None:
+        """Delete objects; those that are not there are passed over."""
+        for key in keys:
+            with contextlib.suppress(DatasetNotFoundError), self.errors(self.base + key):
+                self.client.delete(key)
+
+    @contextlib.contextmanager
+    def errors(self, url: str) -> Iterator[None]:
+        """obstore's errors as ours, with what to do and without secrets."""
+        from obstore import exceptions
+
+        try:
+            yield
+        except (FileNotFoundError, exceptions.NotFoundError) as error:
+            text = str(error)
+            if "NoSuchBucket" in text:
+                raise StoreError(f"the bucket of {self.base} does not exist; make it first", url=url) from None
+            raise DatasetNotFoundError("there is no such object", url=url) from None
+        except (exceptions.AlreadyExistsError, exceptions.PreconditionError) as error:
+            if isinstance(error, exceptions.AlreadyExistsError):
+                raise DatasetExistsError("the object is there already", url=url) from None
+            raise IntegrityError("the object was replaced while it was read; read it again", url=url) from None
+        except (PermissionError, exceptions.PermissionDeniedError, exceptions.UnauthenticatedError) as error:
+            raise AccessDeniedError(_denied(str(error)), url=url) from None
+        except (exceptions.BaseError, OSError, ValueError) as error:
+            if isinstance(error, StoreError):
+                raise
+            raise StoreError(_explain(str(error)), url=url) from None
+
+
+def _denied(text: str) -> str:
+    if "SignatureDoesNotMatch" in text:
+        return "the server refused the signature: the secret key is wrong"
+    if "InvalidAccessKeyId" in text:
+        return "the server does not know the access key"
+    if "RequestTimeTooSkewed" in text:
+        return "this machine's clock is too far off for signed requests; set it right"
+    if "ExpiredToken" in text:
+        return "the session token has expired; get new credentials"
+    return "access denied: the credentials do not allow this (or none were given)"
+
+
+def _explain(text: str) -> str:
+    if "PermanentRedirect" in text or "AuthorizationHeaderMalformed" in text or "301" in text:
+        return "the bucket is in another region; set AWS_REGION to it"
+    if "InvalidBucketName" in text:
+        return "the bucket name is not valid"
+    if "timed out" in text or "timeout" in text:
+        return f"the server did not answer in time, also when asked again ({_short(text)})"
+    if "onnect" in text:
+        return f"the server cannot be reached ({_short(text)})"
+    return f"the request failed: {_short(text)}"
+
+
+def _short(text: str) -> str:
+    """The first line of an error, without the request that may hold a signature."""
+    line = text.split("\n", 1)[0].split("?", 1)[0]
+    return line[:300]
+
+
+class RemoteObject(StoredObject):
+    """An object on a server, read by ranges.
+
+    Args:
+        store: the store it lies in.
+        url: its URL.
+        size: its size when that is known already; else the server is asked.
+    """
+
+    def __init__(self, store: ObjectStore, url: str, size: int | None = None) -> None:
+        self.store = store
+        self.url = url
+        self.key = store.key(url)
+        self._size = size
+        self.etag: str | None = None
+
+    @property
+    def size(self) -> int:
+        """Its length in bytes."""
+        if self._size is None:
+            with self.store.errors(self.url):
+                meta = self.store.client.head(self.key)
+            self._size, self.etag = int(meta["size"]), meta["e_tag"]
+        return self._size
+
+    @size.setter
+    def size(self, value: int) -> None:
+        self._size = value
+
+    def fetch(self, start: int, stop: int) -> memoryview:
+        """The bytes from `start` up to `stop`, without a copy."""
+        if start >= stop:
+            return memoryview(b"")
+        with self.store.errors(self.url):
+            if self.etag is None:
+                data = memoryview(self.store.client.get_range(self.key, start=start, end=stop))
+            else:  # of one version only: what was replaced meanwhile must not be mixed
+                options = {"range": (start, stop), "if_match": self.etag}
+                data = memoryview(self.store.client.get(self.key, options=options).bytes())
+        if len(data) != stop - start:
+            raise StoreError(
+                f"the server gave {len(data)} bytes where {stop - start} were asked for", url=self.url, offset=start
+            )
+        return data
+
+    def read(self, start: int, stop: int) -> bytes:
+        """The bytes from `start` up to `stop`."""
+        return bytes(self.fetch(start, stop))
+
+    def read_many(self, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
+        """The bytes of several ranges, in the order asked for, several at a time."""
+        with ThreadPoolExecutor(min(16, len(ranges) or 1)) as pool:
+            return list(pool.map(lambda r: self.read(*r), ranges))
+
+    def chunks(self) -> Iterator[memoryview]:
+        """The object from the beginning in stretches of 8 MiB, the next ones fetched while one is used."""
+        total = self.size
+        starts = range(0, total, _PART)
+        with ThreadPoolExecutor(_PARTS, thread_name_prefix="atdata-fetch") as pool:
+            waiting = []
+            try:
+                for at in starts:
+                    waiting.append(pool.submit(self.fetch, at, min(at + _PART, total)))
+                    if len(waiting) > _PARTS:
+                        yield waiting.pop(0).result()
+                while waiting:
+                    yield waiting.pop(0).result()
+            finally:
+                for future in waiting:
+                    future.cancel()
+
+    def stream(self) -> IO[bytes]:
+        """The object from the beginning."""
+        return io.BufferedReader(_ChunkReader(self.chunks()), 1 << 20)
+
+
+class _ChunkReader(io.RawIOBase):
+    """A readable stream over chunks."""
+
+    def __init__(self, chunks: Iterator[memoryview]) -> None:
+        self._chunks = chunks
+        self._chunk = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        if not self._chunk:
+            self._chunk = next(self._chunks, memoryview(b""))
+        n = min(len(buffer), len(self._chunk))
+        buffer[:n] = self._chunk[:n]
+        self._chunk = self._chunk[n:]
+        return n
+
+    def close(self) -> None:
+        if isinstance(self._chunks, contextlib.AbstractContextManager) or hasattr(self._chunks, "close"):
+            self._chunks.close()
+        super().close()
+
+
+class _Aborted(Exception):
+    """Ends an upload from inside; obstore then aborts it on the server."""
+
+
+class _ObjectSink(Sink):
+    """A multipart upload that goes on while the bytes are still being made."""
+
+    def __init__(self, store: ObjectStore, key: str) -> None:
+        self._store = store
+        self._key = key
+        self._size = 0
+        self._queue: queue.Queue[bytes | _Aborted | None] = queue.Queue(2)
+        self._error: BaseException | None = None
+        self._open = True
+        self._thread = threading.Thread(target=self._upload, name="atdata-upload", daemon=True)
+        self._client = store.client
+        self._thread.start()
+
+    def _upload(self) -> None:
+        try:
+            with self._store.errors(self._store.base + self._key):
+                self._client.put(self._key, self._parts(), chunk_size=_PART, max_concurrency=_PARTS)
+        except BaseException as error:  # raised in the writer's thread at its next call
+            self._error = error
+            while self._queue.get() is not None:  # so that no writer waits for ever
+                pass
+
+    def _parts(self) -> Iterator[bytes]:
+        while (item := self._queue.get()) is not None:
+            if isinstance(item, _Aborted):
+                raise item
+            yield item
+
+    def write(self, data: bytes) -> None:
+        if self._error is not None:
+            raise self._error
+        self._queue.put(data)
+        self._size += len(data)
+
+    def close(self) -> None:
+        self._queue.put(None)
+        self._thread.join()
+        self._open = False
+        if self._error is not None:
+            raise self._error
+        found = RemoteObject(self._store, self._store.base + self._key).size
+        if found != self._size:
+            raise IntegrityError(
+                f"the server has {found} bytes of {self._size} that were sent",
+                url=self._store.base + self._key,
+                expected=self._size,
+                got=found,
+            )
+
+    def abort(self) -> None:
+        if self._open:
+            self._open = False
+            if self._error is None:
+                self._queue.put(_Aborted())
+            self._queue.put(None)
+            self._thread.join()
+
+
+class _Claim(msgspec.Struct):
+    """Says who is writing under a prefix."""
+
+    writer: str
+    host: str
+    pid: int
+    since: datetime
+
+
+class _ObjectTransaction(Transaction):
+    def __init__(self, store: ObjectStore, prefix: str, overwrite: bool) -> None:
+        self._store = store
+        self._folder = check_prefix(prefix) + "/"
+        self._overwrite = overwrite
+        self._created: list[str] = []
+        self._committed = False
+        old = store.get(self._folder + RECORD_NAME)
+        if old is not None and not overwrite:
+            raise DatasetExistsError(
+                "there is a dataset already; choose another prefix, or pass overwrite=True to replace it",
+                url=store.base + self._folder,
+            )
+        self._old = [] if old is None else files_of(old)
+        self._replaces = old is not None
+        self._claim()
+        # What replaces a dataset waits beside it, so that a failure leaves the old one whole.
+        self._into = f"{self._folder}.atdata-{uuid.uuid4().hex[:8]}/" if self._replaces else self._folder
+
+    def _claim(self) -> None:
+        store, key = self._store, self._folder + _CLAIM
+        me = _Claim(uuid.uuid4().hex, os.uname().nodename, os.getpid(), datetime.now(UTC))
+        data = msgspec.json.encode(me)
+        try:
+            store.put(key, data, create=True)
+        except DatasetExistsError:
+            found = store.get(key)
+            if found is not None and not _abandoned(found):
+                raise StoreBusyError(
+                    "another process is writing a dataset here; wait for it", url=store.base + self._folder
+                ) from None
+            store.put(key, data)
+        if (not store.conditional or store.get(key) != data) and store.get(key) != data:
+            raise StoreBusyError(
+                "another process is writing a dataset here; wait for it", url=store.base + self._folder
+            )
+
+    def create(self, name: str) -> Sink:
+        key = self._into + name
+        self._created.append(key)
+        return _ObjectSink(self._store, key)
+
+    def commit(self, record: CommitRecord) -> list[str]:
+        store, folder = self._store, self._folder
+        data = record.to_bytes()
+        if self._replaces:
+            store.remove([folder + RECORD_NAME])
+            self._committed = True  # from here on there is nothing to go back to
+            for key in self._created:
+                with store.errors(store.base + key):
+                    store.client.copy(key, folder + key[len(self._into) :])
+            store.put(folder + RECORD_NAME, data, create=True)
+            new = {key[len(self._into) :] for key in self._created}
+            store.remove([*self._created, *(folder + name for name in self._old if name not in new)])
+        else:
+            store.put(folder + RECORD_NAME, data, create=not self._overwrite)
+        self._committed = True
+        self._release()
+        return [store.base + folder + shard.name for shard in record.shards]
+
+    def abort(self) -> None:
+        if self._committed:
+            return
+        with contextlib.suppress(StoreError):  # the server may be gone; the error that led here is raised anyway
+            self._store.remove(self._created)
+            self._release()
+
+    def _release(self) -> None:
+        self._store.remove([self._folder + _CLAIM])
+
+
+def _abandoned(claim: bytes) -> bool:
+    """Whether the writer that made a claim is known to be gone."""
+    try:
+        found = msgspec.json.decode(claim, type=_Claim)
+    except msgspec.MsgspecError:
+        return True
+    if found.host == os.uname().nodename:
+        try:
+            os.kill(found.pid, 0)
+        except ProcessLookupError:
+            return True
+        except PermissionError:
+            return False
+        return False
+    return datetime.now(UTC) - found.since > _CLAIM_LIFE

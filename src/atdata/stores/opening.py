@@ -1,0 +1,136 @@
+"""From a URL to something that can be read: which store it belongs to, and what may be opened at all."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from atdata.errors import DatasetNotFoundError, StoreError
+from atdata.stores.base import DataStore, StoredObject
+from atdata.stores.disk import LocalDiskStore, LocalObject, local_path
+from atdata.stores.http import HttpObject
+from atdata.stores.objects import ObjectStore, RemoteObject
+
+__all__ = ["Opening", "open_store"]
+
+_KINDS = "a local path, file://, s3://, gs://, az://, memory://, http:// and https://"
+
+
+def open_store(url: str, **options: Any) -> DataStore:
+    """The store that a URL belongs to.
+
+    Args:
+        url: a local folder, `s3://bucket`, `gs://bucket`, `az://container` or `memory://name`; what follows in the URL
+            is not part of the store.
+        options: passed to the store's class, for example `credentials=` for S3.
+
+    Raises:
+        StoreError: no store is known for this kind of URL.
+
+    Example:
+        >>> open_store("memory://scratch")
+        MemoryDataStore('scratch')
+    """
+    path = local_path(url)
+    if path is not None:
+        return LocalDiskStore(path, **options)
+    scheme, _, rest = url.partition("://")
+    name = rest.split("/", 1)[0]
+    if scheme == "s3":
+        from atdata.stores.s3 import S3DataStore
+
+        return S3DataStore(options.pop("credentials", None), bucket=name, **options)
+    from atdata.stores import cloud
+
+    if scheme == "gs":
+        return cloud.GCSDataStore(name, **options)
+    if scheme == "az":
+        return cloud.AzureDataStore(name, **options)
+    if scheme == "memory":
+        return cloud.MemoryDataStore(name or "default", **options)
+    if scheme in ("http", "https"):
+        raise StoreError("web servers are read, not written: give the URL to Dataset", url=url)
+    raise StoreError(f"no store is known for {scheme}:// URLs; known are {_KINDS}", url=url)
+
+
+class Opening:
+    """How the URLs of one dataset are opened: by its store, or by what they are.
+
+    Args:
+        store: one of atdata's stores, a stranger's with the three public methods, or None.
+    """
+
+    def __init__(self, store: Any = None) -> None:
+        self.store = store
+        self._stores: dict[str, ObjectStore] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"store": self.store, "_stores": {}}
+
+    def address(self, url: str) -> str:
+        """The path or URL to be opened for `url`: what a store's `read_url` gives, where it is needed."""
+        if self.store is None or isinstance(self.store, ObjectStore):
+            return url
+        return str(self.store.read_url(url))
+
+    def path(self, url: str) -> Path | None:
+        """The local path for `url`; None when it lies elsewhere."""
+        return local_path(self.address(url))
+
+    def object_store(self, url: str) -> ObjectStore | None:
+        """The store on object storage that `url` belongs to, if it is on one."""
+        if isinstance(self.store, ObjectStore):
+            return self.store
+        scheme, _, rest = self.address(url).partition("://")
+        if scheme not in ("s3", "gs", "az", "memory"):
+            return None
+        base = f"{scheme}://{rest.split('/', 1)[0]}"
+        if base not in self._stores:
+            made = open_store(base)
+            assert isinstance(made, ObjectStore)
+            self._stores[base] = made
+        return self._stores[base]
+
+    def open(self, url: str, size: int | None = None) -> StoredObject:
+        """Open what lies at `url`.
+
+        Args:
+            url: a shard or another file of the dataset.
+            size: its size in bytes when known, which spares asking a server for it.
+
+        Raises:
+            DatasetNotFoundError: there is nothing.
+            StoreError: this kind of URL cannot be read.
+        """
+        address = self.address(url)
+        path = local_path(address)
+        if path is not None:
+            return LocalObject(path)
+        scheme = address.partition("://")[0].lower()
+        if scheme in ("http", "https"):
+            return HttpObject(address, size)
+        store = self.object_store(url)
+        if store is None:
+            raise StoreError(f"{scheme}:// URLs cannot be read; {_KINDS} can", url=url)
+        return RemoteObject(store, address, size)
+
+    def read(self, url: str) -> bytes | None:
+        """A small file (a record, a manifest), whole; None when there is none."""
+        try:
+            found = self.open(url)
+            if isinstance(found, RemoteObject):
+                return found.store.get(found.key)
+            if isinstance(found, HttpObject):
+                return found.whole()
+            return found.read(0, found.size)
+        except DatasetNotFoundError:
+            return None
+
+    def beside(self, url: str, name: str) -> str | None:
+        """The URL of the file `name` in the folder of `url`; None where that cannot be told (a signed URL)."""
+        address = self.address(url)
+        if "?" in address and "://" in address:
+            return None
+        folder, slash, _ = url.rpartition("/")
+        return folder + slash + name if self.path(url) is None else os.path.join(os.path.dirname(address), name)

@@ -1,0 +1,209 @@
+"""`S3DataStore`: shards in Amazon S3 and everything that speaks its protocol."""
+
+from __future__ import annotations
+
+import configparser
+import os
+import re
+from collections.abc import Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Literal
+
+from atdata.errors import StoreError, UnsafeNameError
+from atdata.stores.objects import ObjectStore
+
+__all__ = ["S3DataStore"]
+
+_KNOWN = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_REGION", "AWS_ENDPOINT")
+_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{1,254}")
+
+Credentials = Mapping[str, str] | str | os.PathLike[str] | Literal["anonymous"] | None
+
+
+class S3DataStore(ObjectStore):
+    """A data store in an S3 bucket (Amazon S3, Ceph, MinIO, R2, …).
+
+    Args:
+        credentials: a mapping, or the path of a `.env` file, with `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY` and
+            optionally `AWS_SESSION_TOKEN`, `AWS_REGION` and `AWS_ENDPOINT` (`http://…` or `https://…`); None for the
+            usual chain (environment, profile, container or instance role); or "anonymous" for public buckets.
+        bucket: the bucket's name.
+        virtual_host: put the bucket into the host name instead of the path; by default only for Amazon itself.
+        share_credentials: let pickles of the store carry a mapping of credentials. Without it such a store cannot be
+            pickled; one with a `.env` path or the usual chain can, because the other process finds them again.
+
+    Credentials are used for this bucket at this endpoint only, and appear in no message, repr or record.
+
+    Example:
+        >>> store = S3DataStore({"AWS_ACCESS_KEY_ID": "…", "AWS_SECRET_ACCESS_KEY": "…"}, bucket="my-bucket")
+        >>> store
+        S3DataStore(bucket='my-bucket')
+    """
+
+    def __init__(
+        self,
+        credentials: Credentials = None,
+        *,
+        bucket: str,
+        virtual_host: bool | None = None,
+        share_credentials: bool = False,
+    ) -> None:
+        if not _BUCKET.fullmatch(bucket):
+            raise UnsafeNameError(f"{bucket!r} is not a bucket name; a path inside the bucket belongs into the prefix")
+        self.bucket = bucket
+        self.base = f"s3://{bucket}/"
+        self._credentials = dict(credentials) if isinstance(credentials, Mapping) else credentials
+        self._virtual_host = virtual_host
+        self._share = share_credentials
+        if isinstance(self._credentials, dict):
+            _check(self._credentials, "the mapping")
+
+    def __repr__(self) -> str:
+        return f"S3DataStore(bucket={self.bucket!r})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        if isinstance(self._credentials, dict) and not self._share:
+            raise StoreError(
+                "a store with a mapping of credentials is not pickled, so that they do not leak into files and other "
+                "processes. Give a .env path, use the environment, or pass share_credentials=True",
+                url=self.base,
+            )
+        return super().__getstate__()
+
+    def read_url(self, url: str) -> str:
+        """A presigned https URL, good for a day, that anything can read without credentials."""
+        import obstore
+
+        key = self.key(url)
+        if self._credentials == "anonymous":
+            return f"{self._endpoint(self._config())}/{key}"
+        with self.errors(url):
+            return str(obstore.sign(self.client, "GET", key, timedelta(days=1)))
+
+    def _config(self) -> dict[str, str]:
+        given = self._credentials
+        if given == "anonymous":
+            return {k: os.environ[k] for k in ("AWS_REGION", "AWS_ENDPOINT") if k in os.environ}
+        if isinstance(given, dict):
+            return given
+        if given is not None:
+            return _check(_dotenv(Path(given)), str(given))
+        return _from_chain()
+
+    def _endpoint(self, config: dict[str, str]) -> str:
+        endpoint = config.get("AWS_ENDPOINT")
+        if endpoint is None:
+            return f"https://{self.bucket}.s3.{config.get('AWS_REGION', 'us-east-1')}.amazonaws.com"
+        return endpoint.rstrip("/") + ("" if self._virtual_host else f"/{self.bucket}")
+
+    def _connect(self) -> Any:
+        from obstore.store import S3Store
+
+        config = self._config()
+        options: dict[str, Any] = {"bucket": self.bucket}
+        names = ("access_key_id", "secret_access_key", "session_token", "region", "endpoint")
+        for name, key in zip(names, _KNOWN, strict=True):
+            if config.get(key):
+                options[name] = config[key]
+        endpoint = options.get("endpoint")
+        if "region" not in options:
+            options["region"] = "us-east-1" if endpoint else _region_of(self.bucket)
+        if self._credentials == "anonymous":
+            options["skip_signature"] = True
+        virtual = self._virtual_host if self._virtual_host is not None else endpoint is None
+        options["virtual_hosted_style_request"] = virtual
+        with self.errors(self.base):
+            return S3Store(**options, client_options=client_options(endpoint), retry_config=RETRIES)
+
+
+# Retries with jitter on 429, 5xx and broken connections are obstore's; the whole is bounded.
+RETRIES: Any = {
+    "max_retries": 8,
+    "retry_timeout": timedelta(seconds=90),
+    "backoff": {"init_backoff": timedelta(milliseconds=100), "max_backoff": timedelta(seconds=10), "base": 2},
+}
+
+
+def client_options(endpoint: str | None) -> Any:
+    """Time-outs for bounded requests, and plain http where the endpoint says so."""
+    options: dict[str, Any] = {
+        "timeout": "120s",
+        "read_timeout": "20s",
+        "connect_timeout": "5s",
+        "pool_max_idle_per_host": "64",
+    }
+    if endpoint is not None and endpoint.lower().startswith("http://"):
+        options["allow_http"] = True
+    return options
+
+
+def _check(config: dict[str, str], where: str) -> dict[str, str]:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        if not config.get(name):
+            raise StoreError(f"{where} has no {name}")
+    endpoint = config.get("AWS_ENDPOINT")
+    if endpoint and not re.match(r"https?://[^/\s@]+/?$", endpoint, re.IGNORECASE):
+        raise StoreError("AWS_ENDPOINT must be like https://host or http://host:port, without a path or a password")
+    return config
+
+
+def _dotenv(path: Path) -> dict[str, str]:
+    try:
+        text = path.expanduser().read_text()
+    except OSError as error:
+        raise StoreError(f"the credentials file cannot be read: {error.strerror}", url=str(path)) from None
+    found = {}
+    for line in text.splitlines():
+        match = re.fullmatch(r"\s*(?:export\s+)?([A-Z_]+)\s*=\s*(.*?)\s*", line)
+        if match and match[1] in _KNOWN:
+            value = match[2]
+            found[match[1]] = value[1:-1] if value[:1] in "'\"" and value[-1:] == value[:1] and value else value
+    return found
+
+
+def _from_chain() -> dict[str, str]:
+    """Environment first, then the static keys of a profile; container and instance roles are obstore's own."""
+    environment = os.environ
+    config = {name: environment[name] for name in _KNOWN if environment.get(name)}
+    for name, other in (("AWS_ENDPOINT", "AWS_ENDPOINT_URL"), ("AWS_REGION", "AWS_DEFAULT_REGION")):
+        if name not in config and environment.get(other):
+            config[name] = environment[other]
+    if "AWS_ACCESS_KEY_ID" in config:
+        return config
+    profile = environment.get("AWS_PROFILE", "default")
+    for variable, default, section in (
+        ("AWS_SHARED_CREDENTIALS_FILE", "~/.aws/credentials", profile),
+        ("AWS_CONFIG_FILE", "~/.aws/config", profile if profile == "default" else f"profile {profile}"),
+    ):
+        parser = configparser.RawConfigParser()
+        parser.read(Path(environment.get(variable, default)).expanduser())
+        if parser.has_section(section):
+            for name, option in zip(_KNOWN, _OPTIONS, strict=True):
+                if name not in config and parser.has_option(section, option):
+                    config[name] = parser.get(section, option)
+    if "AWS_ACCESS_KEY_ID" not in config and "AWS_PROFILE" in environment:
+        raise StoreError(
+            f"the profile {profile!r} has no static keys; put AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY into the "
+            "environment (for example with `aws configure export-credentials --format env`)"
+        )
+    return config
+
+
+_OPTIONS = ("aws_access_key_id", "aws_secret_access_key", "aws_session_token", "region", "endpoint_url")
+
+
+def _region_of(bucket: str) -> str:
+    """The region of a bucket at Amazon, which says so even to strangers."""
+    import urllib.error
+    import urllib.request
+
+    request = urllib.request.Request(f"https://s3.amazonaws.com/{bucket}", method="HEAD")
+    try:
+        with urllib.request.urlopen(request, timeout=5) as answer:  # noqa: S310  (a fixed https address)
+            headers = answer.headers
+    except urllib.error.HTTPError as error:
+        headers = error.headers
+    except OSError:
+        return "us-east-1"
+    return str(headers.get("x-amz-bucket-region") or "us-east-1")

@@ -1,0 +1,70 @@
+"""The servers as fixtures; known to all tests (`pytest_plugins` in tests/conftest.py).
+
+`rgw`          the S3 server (`servers.rgw`), one for the whole test run, shared by its processes. Not to be killed.
+`bucket`       a fresh bucket in it, removed after the test.
+`own_rgw`      an S3 server of this test's own, to kill and resume. About 1.5 s.
+`fault_proxy`  a faulty network (`servers.proxy`) before `rgw`: rgw.through(fault_proxy).
+`make_proxy`   the same before any server: make_proxy(own_rgw).
+`web`          a web server (`servers.web`) over a fresh folder, `web.folder`.
+
+Where a server cannot be had, the test that wants it fails and says what to do; none is skipped.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from servers.proxy import FaultProxy
+from servers.rgw import RGW, HasEndpoint, S3Server, shared
+from servers.web import WebServer
+
+
+@pytest.fixture(scope="session")
+def rgw(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    meeting = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        meeting = meeting.parent  # the run's; each of its processes has one of its own in it
+    yield from shared(meeting)
+
+
+@pytest.fixture
+def bucket(rgw: S3Server) -> Iterator[str]:
+    name = rgw.make_bucket()
+    yield name
+    rgw.remove_bucket(name)
+
+
+@pytest.fixture
+def own_rgw() -> Iterator[RGW]:
+    with RGW() as server:
+        yield server
+
+
+@pytest.fixture
+def make_proxy() -> Iterator[Callable[[HasEndpoint], FaultProxy]]:
+    made: list[FaultProxy] = []
+
+    def make(server: HasEndpoint) -> FaultProxy:
+        made.append(FaultProxy(server.endpoint).start())
+        return made[-1]
+
+    yield make
+    for proxy in made:
+        proxy.close()
+
+
+@pytest.fixture
+def fault_proxy(rgw: S3Server, make_proxy: Callable[[HasEndpoint], FaultProxy]) -> FaultProxy:
+    return make_proxy(rgw)
+
+
+@pytest.fixture
+def web(tmp_path: Path) -> Iterator[WebServer]:
+    folder = tmp_path / "web"
+    folder.mkdir()
+    with WebServer(folder) as server:
+        yield server
