@@ -45,10 +45,10 @@ lock: ## pin requirements/*.txt anew (ARGS=--upgrade: to the newest)
 	@scripts/lock.sh $(ARGS)
 
 bench: ## compare with the other loaders, in .venv-bench
-	@scripts/setup.sh --venv .venv-bench --requirements requirements/bench.txt
+	@scripts/setup.sh --venv .venv-bench --requirements requirements/bench.txt --no-deps requirements/bench-torch.txt
 	@.venv-bench/bin/python benchmarks/run.py $(ARGS)
 
 clean: ## remove what these targets made, virtual environments too
-	@rm -rf .venv .venv-* .venv.old.* .venv.lock build dist .coverage .coverage.* htmlcov
+	@rm -rf .venv .venv-* .venv.old.* .venv.lock .tools build dist demo-data .coverage .coverage.* htmlcov
 	@rm -rf .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	@find src tests -type d -name __pycache__ -prune -exec rm -rf {} +
