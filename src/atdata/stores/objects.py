@@ -15,10 +15,7 @@ import threading
 import uuid
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime, timedelta
 from typing import IO, Any
-
-import msgspec
 
 from atdata.errors import (
     AccessDeniedError,
@@ -26,19 +23,17 @@ from atdata.errors import (
     DatasetNotFoundError,
     ForkError,
     IntegrityError,
-    StoreBusyError,
     StoreError,
     UnsafeNameError,
 )
 from atdata.stores.base import DataStore, Sink, StoredObject, Transaction, check_prefix
+from atdata.stores.claims import CLAIM_NAME, Claim
 from atdata.stores.record import RECORD_NAME, CommitRecord, files_of
 
 __all__ = ["ObjectStore", "RemoteObject"]
 
 _PART = 8 << 20  # bytes of one uploaded part, and of one range of a large read
 _PARTS = 4  # parts of one object in flight
-_CLAIM = ".atdata-writing.json"
-_CLAIM_LIFE = timedelta(hours=1)  # renewed with every shard
 
 # Whether this process, or one it was forked from, has used obstore's runtime.
 _used_in: int | None = None
@@ -103,18 +98,19 @@ class ObjectStore(DataStore):
 
     def open(self, url: str) -> RemoteObject:
         """Open the object at `url` for reading; see `DataStore.open`."""
-        return RemoteObject(self, url)
+        found = RemoteObject(self, url)
+        found.size  # noqa: B018  (asks the server, and so finds out whether there is one)
+        return found
 
     def list(self, prefix: str = "") -> Iterator[str]:
         """URLs of the objects under `prefix`, sorted; nothing of unfinished writes."""
-        import obstore
-
-        top = check_prefix(prefix) + "/" if prefix else ""
-        with self.errors(self.base + top):
-            keys = [str(m["path"]) for page in obstore.list(self.client, top or None) for m in page]
+        keys = self.keys(check_prefix(prefix) + "/" if prefix else "")
+        written = {key.rpartition("/")[0] for key in keys if key.endswith("/" + RECORD_NAME)}
+        unfinished = {key.rpartition("/")[0] for key in keys if key.endswith("/" + CLAIM_NAME)} - written
         for key in sorted(keys):
-            if not any(part.startswith(".atdata") for part in key.split("/")):
-                yield self.base + key
+            if key.rpartition("/")[0] in unfinished or any(part.startswith(".atdata") for part in key.split("/")):
+                continue
+            yield self.base + key
 
     def delete(self, prefix: str) -> None:
         """Remove the dataset at `prefix`; see `DataStore.delete`."""
@@ -122,8 +118,19 @@ class ObjectStore(DataStore):
         data = self.get(folder + RECORD_NAME)
         if data is None:
             raise DatasetNotFoundError("there is no dataset here", url=self.base + folder)
-        self.remove([folder + RECORD_NAME])
-        self.remove([folder + name for name in files_of(data)])
+        claim = Claim(self, folder)
+        try:
+            self.remove([folder + RECORD_NAME])
+            self.remove([folder + name for name in files_of(data)])
+        finally:
+            claim.release()
+
+    def keys(self, folder: str) -> Sequence[str]:
+        """The keys of all objects under `folder`, which ends with a slash."""
+        import obstore
+
+        with self.errors(self.base + folder):
+            return [str(meta["path"]) for page in obstore.list(self.client, folder or None) for meta in page]
 
     # -- single requests -------------------------------------------------------------------------------------
 
@@ -377,15 +384,6 @@ class _ObjectSink(Sink):
             self._thread.join()
 
 
-class _Claim(msgspec.Struct):
-    """Says who is writing under a prefix."""
-
-    writer: str
-    host: str
-    pid: int
-    since: datetime
-
-
 class _ObjectTransaction(Transaction):
     def __init__(self, store: ObjectStore, prefix: str, overwrite: bool) -> None:
         self._store = store
@@ -393,37 +391,37 @@ class _ObjectTransaction(Transaction):
         self._overwrite = overwrite
         self._created: list[str] = []
         self._committed = False
-        old = store.get(self._folder + RECORD_NAME)
-        if old is not None and not overwrite:
-            raise DatasetExistsError(
-                "there is a dataset already; choose another prefix, or pass overwrite=True to replace it",
-                url=store.base + self._folder,
-            )
+        self._claim = Claim(store, self._folder)
+        try:
+            old = store.get(self._folder + RECORD_NAME)
+            if not overwrite:
+                self._refuse_existing(old is not None)
+        except BaseException:
+            self._claim.release()
+            raise
         self._old = [] if old is None else files_of(old)
         self._replaces = old is not None
-        self._claim()
         # What replaces a dataset waits beside it, so that a failure leaves the old one whole.
         self._into = f"{self._folder}.atdata-{uuid.uuid4().hex[:8]}/" if self._replaces else self._folder
 
-    def _claim(self) -> None:
-        store, key = self._store, self._folder + _CLAIM
-        me = _Claim(uuid.uuid4().hex, os.uname().nodename, os.getpid(), datetime.now(UTC))
-        data = msgspec.json.encode(me)
-        try:
-            store.put(key, data, create=True)
-        except DatasetExistsError:
-            found = store.get(key)
-            if found is not None and not _abandoned(found):
-                raise StoreBusyError(
-                    "another process is writing a dataset here; wait for it", url=store.base + self._folder
-                ) from None
-            store.put(key, data)
-        if (not store.conditional or store.get(key) != data) and store.get(key) != data:
-            raise StoreBusyError(
-                "another process is writing a dataset here; wait for it", url=store.base + self._folder
+    def _refuse_existing(self, dataset: bool) -> None:
+        url = self._store.base + self._folder
+        if dataset:
+            raise DatasetExistsError(
+                "there is a dataset already; choose another prefix, or pass overwrite=True to replace it", url=url
             )
+        if self._claim.took_over:
+            return  # what lies there is of a writer that is gone, and was never a dataset
+        for key in self._store.keys(self._folder):
+            name = key[len(self._folder) :]
+            if "/" not in name and name.endswith((".tar", ".manifest.parquet", ".manifest.json")):
+                raise DatasetExistsError(
+                    f"{name} is there already, though no dataset is; choose another prefix, or pass overwrite=True",
+                    url=url,
+                )
 
     def create(self, name: str) -> Sink:
+        self._claim.renew()
         key = self._into + name
         self._created.append(key)
         return _ObjectSink(self._store, key)
@@ -443,7 +441,7 @@ class _ObjectTransaction(Transaction):
         else:
             store.put(folder + RECORD_NAME, data, create=not self._overwrite)
         self._committed = True
-        self._release()
+        self._claim.release()
         return [store.base + folder + shard.name for shard in record.shards]
 
     def abort(self) -> None:
@@ -451,24 +449,4 @@ class _ObjectTransaction(Transaction):
             return
         with contextlib.suppress(StoreError):  # the server may be gone; the error that led here is raised anyway
             self._store.remove(self._created)
-            self._release()
-
-    def _release(self) -> None:
-        self._store.remove([self._folder + _CLAIM])
-
-
-def _abandoned(claim: bytes) -> bool:
-    """Whether the writer that made a claim is known to be gone."""
-    try:
-        found = msgspec.json.decode(claim, type=_Claim)
-    except msgspec.MsgspecError:
-        return True
-    if found.host == os.uname().nodename:
-        try:
-            os.kill(found.pid, 0)
-        except ProcessLookupError:
-            return True
-        except PermissionError:
-            return False
-        return False
-    return datetime.now(UTC) - found.since > _CLAIM_LIFE
+            self._claim.release()

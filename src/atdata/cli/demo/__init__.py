@@ -1,0 +1,1 @@
+"""`atdata demo`: scikit-learn's handwritten digits become a dataset, and come back."""
