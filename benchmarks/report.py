@@ -1,0 +1,181 @@
+# ruff: noqa: RUF001 (typographic signs are wanted in what people read)
+"""The results as text, as the section of README.md, and as a picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from harness import Bar, Result, Table
+
+BEGIN = "<!-- results: written by run.py -->"
+END = "<!-- end of results -->"
+
+
+def number(value: float) -> str:
+    """Three significant digits, thousands grouped."""
+    if abs(value) >= 1000:
+        digits = len(str(int(abs(value)))) - 3
+        return f"{round(value, -digits):,.0f}"
+    return f"{value:.3g}" if abs(value) < 100 else f"{value:.0f}"
+
+
+def _cells(table: Table) -> list[tuple[str, ...]]:
+    rows = [("", table.unit, "lowest – highest", "ratio")]
+    for row in table.rows:
+        spread = "" if row.low == row.high else f"{number(row.low)} – {number(row.high)}"
+        rows.append((row.name, number(row.value), spread, "" if row.ratio is None else f"{number(row.ratio)}×"))
+    return rows
+
+
+def as_text(result: Result) -> str:
+    """The tables of one scenario, for a terminal."""
+    out = []
+    for table in result.tables:
+        rows = _cells(table)
+        widths = [max(len(row[i]) for row in rows) for i in range(4)]
+        out.append(table.title)
+        for row in rows:
+            first, *rest = (
+                cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+            )
+            out.append("  " + "  ".join([first, *rest]).rstrip())
+        if table.note:
+            out.append(f"  {table.note}")
+        out.append("")
+    if result.missing:
+        out.append(f"not here, so not compared: {', '.join(sorted(set(result.missing)))}")
+    return "\n".join(out)
+
+
+def _bar_cells(bar: Bar) -> tuple[str, ...]:
+    sign = "≥" if bar.at_least else "≤"
+    unit = f" {bar.unit}" if bar.unit != "×" else "" if bar.want < 1 else "×"
+    spread = "" if bar.low == bar.high else f"{number(bar.low)} – {number(bar.high)}"
+    return (
+        bar.text,
+        f"{sign} {number(bar.want)}{unit}",
+        f"{number(bar.got)}{unit}",
+        spread,
+        "pass" if bar.passed else "MISS",
+    )
+
+
+def peers_ahead(results: dict[str, Result]) -> list[str]:
+    """Where another library did better than atdata, in words."""
+    return [
+        f"{table.title.partition(' (')[0]}: {row.name}, {number(row.value)} {table.unit} against "
+        f"{number(table.rows[0].value)}"
+        for result in results.values()
+        for table in result.tables
+        for row in table.rows
+        if row.ratio is not None and row.ratio < 1 and "atdata" not in row.name and not row.name.startswith("bare ")
+    ]
+
+
+def bars_as_text(results: dict[str, Result]) -> str:
+    """All promises, for a terminal."""
+    rows = [("promise", "wanted", "measured", "by round", "")]
+    rows += [_bar_cells(bar) for result in results.values() for bar in result.bars]
+    widths = [max(len(row[i]) for row in rows) for i in range(5)]
+    lines = [
+        "  ".join(
+            cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    ]
+    kept = sum(bar.passed for result in results.values() for bar in result.bars)
+    ahead = [f"ahead of atdata: {line}" for line in peers_ahead(results)]
+    return "\n".join([*lines, f"{kept} of {len(rows) - 1} kept", *ahead])
+
+
+def _markdown(rows: list[tuple[str, ...]]) -> list[str]:
+    head, *body = rows
+    out = ["| " + " | ".join(head) + " |", "|---" + "|--:" * (len(head) - 1) + "|"]
+    return out + ["| " + " | ".join(row) + " |" for row in body]
+
+
+def as_markdown(state: dict[str, Any], results: dict[str, Result]) -> str:
+    """The section of README.md."""
+    machine = state["machine"]
+    versions = ", ".join(f"{name} {version}" for name, version in state["versions"].items())
+    out = [
+        f"**Machine**: {machine['cpu']}, {machine['cores']} cores, {machine.get('memory', '?')}, {machine['system']}, "
+        f"Python {machine['python']}. **Load** (1, 5, 15 minutes) before: {machine['load']}, after: "
+        f"{state['load_after']}. {state['rounds']} rounds, {state['seconds'] / 60:.0f} minutes in all; files are in "
+        f"the page cache. {versions}.",
+        "",
+        "![What was measured, as a multiple of what is promised](results.png)",
+        "",
+        *_markdown(
+            [("promise", "wanted", "measured", "range by round", "verdict")]
+            + [_bar_cells(bar) for result in results.values() for bar in result.bars]
+        ),
+        "",
+    ]
+    if ahead := peers_ahead(results):
+        out += ["Where another library is ahead:", "", *(f"- {line}" for line in ahead), ""]
+    out += ["<details><summary>Every measurement</summary>", ""]
+    for result in results.values():
+        for table in result.tables:
+            out += [f"**{table.title}**", "", *_markdown(_cells(table)), ""]
+            if table.note:
+                out += [table.note, ""]
+    out += ["</details>", ""]
+    missing = sorted({name for result in results.values() for name in result.missing})
+    if missing:
+        out += [f"Not here, so not compared: {', '.join(missing)}.", ""]
+    return "\n".join(out)
+
+
+def write(folder: Path, state: dict[str, Any], results: dict[str, Result]) -> None:
+    """README.md's section between its markers, and results.png beside it."""
+    readme = folder / "README.md"
+    text = readme.read_text()
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    assert begin, f"{readme} has lost its first marker"
+    assert end, f"{readme} has lost its second marker"
+    readme.write_text(f"{before}{begin}\n\n{as_markdown(state, results)}\n{end}{after}")
+    plot(folder / "results.png", results)
+
+
+def plot(path: Path, results: dict[str, Result]) -> bool:
+    """Every promise as a bar, as a part of what was wanted; False where matplotlib is missing."""
+    try:
+        import matplotlib
+
+        matplotlib.use("Agg")
+        import matplotlib.pyplot as plt
+    except ImportError:
+        return False
+    bars = [bar for result in results.values() for bar in result.bars]
+
+    def share(bar: Bar, got: float) -> float:
+        return got / bar.want if bar.at_least else bar.want / max(got, 1e-9)
+
+    figure, axes = plt.subplots(figsize=(11, 0.34 * len(bars) + 1.3), layout="constrained")
+    beside = axes.get_yaxis_transform()  # x by the width of the picture, y by the data
+    for y, bar in enumerate(reversed(bars)):
+        value = share(bar, bar.got)
+        ends = sorted((share(bar, bar.low), share(bar, bar.high)))
+        axes.barh(y, value - 1, left=1, color="#3b7dd8" if bar.passed else "#d8603b", height=0.62)
+        axes.plot(ends, [y, y], color="black", linewidth=1.2, marker="|", markersize=6)
+        _, wanted, got, _, verdict = _bar_cells(bar)
+        axes.text(1.02, y, got, va="center", fontsize=9, transform=beside)
+        axes.text(1.17, y, wanted, va="center", fontsize=9, transform=beside)
+        axes.text(1.32, y, verdict, va="center", fontsize=9, transform=beside)
+    for x, head in ((1.02, "measured"), (1.17, "promised"), (1.32, "verdict")):
+        axes.text(x, len(bars) - 0.3, head, va="bottom", fontsize=9, fontweight="bold", transform=beside)
+    axes.axvline(1, color="black", linewidth=1)
+    axes.set_yticks(range(len(bars)), [bar.text for bar in reversed(bars)], fontsize=9)
+    axes.set_ylim(-0.6, len(bars) - 0.4)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter(lambda x, _: f"{x:g}×")
+    axes.grid(axis="x", color="#dddddd", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.set_xlabel("as a multiple of what is promised: right of 1× is better (lines: range by round)", fontsize=9)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    figure.savefig(path, dpi=110, bbox_inches="tight")
+    plt.close(figure)
+    return True
