@@ -108,8 +108,8 @@ class Manifest:
         self.table = table
         self.shard_size: int = meta["shard_size"]
         self.shard_sha256: str = meta["shard_sha256"]
-        self.offsets: NDArray[np.int64] = table["__offset__"].to_numpy()
-        self.sizes: NDArray[np.int64] = table["__size__"].to_numpy()
+        self.offsets: NDArray[np.int64] = _numbers(table["__offset__"])
+        self.sizes: NDArray[np.int64] = _numbers(table["__size__"])
         self._digests = table["__sha256__"].combine_chunks()
         self._arrays = meta["arrays"]
         self._columns: dict[str, list[Any]] = {}
@@ -156,9 +156,9 @@ class Manifest:
         found = self._columns.get(field)
         if found is None:
             column = self.table[field]
-            plain = column.null_count == 0 and (pa.types.is_integer(column.type) or pa.types.is_floating(column.type))
+            plain = column.null_count == 0 and column.type in _NUMBERS
             # Through NumPy is ten times faster than to_pylist for plain numbers.
-            found = self._columns[field] = column.to_numpy().tolist() if plain else column.to_pylist()
+            found = self._columns[field] = _numbers(column).tolist() if plain else column.to_pylist()
         return found
 
     def array(self, field: str) -> ArrayColumn:
@@ -166,7 +166,7 @@ class Manifest:
         found = self._locations.get(field)
         if found is None:
             info = self._arrays[field]
-            offsets = pc.fill_null(self.table[f"__offset__{field}"], -1).to_numpy()
+            offsets = _numbers(self.table[f"__offset__{field}"], missing=-1)
             if info is None:
                 dtypes, shapes = self.table[f"__dtype__{field}"], self.table[f"__shape__{field}"]
                 found = ArrayColumn(offsets, None, None, dtypes.combine_chunks(), shapes.combine_chunks())
@@ -174,6 +174,26 @@ class Manifest:
                 found = ArrayColumn(offsets, np.dtype(info["dtype"]), tuple(info["shape"]))
             self._locations[field] = found
         return found
+
+
+_NUMBERS = {pa.int64(): np.int64, pa.uint64(): np.uint64, pa.float64(): np.float64}
+
+
+def _numbers(column: pa.ChunkedArray, missing: int | None = None) -> NDArray[Any]:
+    """A column of 64-bit numbers as a NumPy array, `missing` where it has nulls.
+
+    Arrow's own conversion imports pandas where that is installed, which takes a second.
+    """
+    array = pa.concat_arrays(column.chunks) if column.num_chunks else pa.nulls(0, column.type)
+    dtype = np.dtype(_NUMBERS[column.type])
+    if not len(array):
+        return np.empty(0, dtype)
+    valid, data = array.buffers()
+    values = np.frombuffer(data, dtype, len(array), array.offset * dtype.itemsize)
+    if missing is None or not array.null_count:
+        return values
+    bits = np.unpackbits(np.frombuffer(valid, np.uint8), bitorder="little")[array.offset : array.offset + len(array)]
+    return np.where(bits, values, missing)
 
 
 class ManifestBuilder:

@@ -46,7 +46,11 @@ class Progress:
 
     def __enter__(self) -> Progress:
         if self._bar is not None:
-            self._bar.start()
+            try:
+                self._bar.start()
+            except BaseException:  # Ctrl-C just now: the cursor comes back
+                self._bar.stop()
+                raise
         return self
 
     def __exit__(
