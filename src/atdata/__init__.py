@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from atdata.samples.schema import Schema
     from atdata.stores.base import AbstractDataStore
     from atdata.stores.disk import LocalDiskStore
+    from atdata.stores.opening import open_store
+    from atdata.stores.s3 import S3DataStore
 
 _HOMES = {
     "AbstractDataStore": "atdata.stores.base",
@@ -32,10 +34,12 @@ _HOMES = {
     "Image": "atdata.samples.images",
     "LocalDiskStore": "atdata.stores.disk",
     "Packable": "atdata.samples.packable",
+    "S3DataStore": "atdata.stores.s3",
     "SampleBatch": "atdata.datasets.batch",
     "Schema": "atdata.samples.schema",
     "Shape": "atdata.samples.fields",
     "generate_cid": "atdata.cid",
+    "open_store": "atdata.stores.opening",
     "pack": "atdata.samples.packable",
     "packable": "atdata.samples.packable",
     "unpack": "atdata.samples.packable",
@@ -51,10 +55,12 @@ __all__ = [
     "Image",
     "LocalDiskStore",
     "Packable",
+    "S3DataStore",
     "SampleBatch",
     "Schema",
     "Shape",
     "generate_cid",
+    "open_store",
     "pack",
     "packable",
     "unpack",
