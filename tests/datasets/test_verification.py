@@ -17,6 +17,7 @@ import pytest
 from dataset_samples import Digit, digit, digits
 
 import atdata
+from atdata.datasets import checks
 from atdata.errors import (
     AtdataError,
     CommitRecordError,
@@ -27,7 +28,6 @@ from atdata.errors import (
     TruncatedShardError,
 )
 from atdata.stores.base import WrittenShards
-from atdata.stores.disk import LocalObject
 
 Read = atdata.Dataset[Digit]
 
@@ -193,14 +193,13 @@ def test_a_change_under_an_open_dataset_is_found(urls: WrittenShards, bare: Writ
 def hashed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """One entry for each whole file that was hashed."""
     counted: list[int] = []
-    original = LocalObject.read_into
+    original = checks.sha256_of
 
-    def spy(self: LocalObject, buffer: memoryview, start: int) -> int:
-        if start == 0:
-            counted.append(1)
-        return original(self, buffer, start)
+    def spy(buffer: memoryview) -> str:
+        counted.append(1)
+        return original(buffer)
 
-    monkeypatch.setattr(LocalObject, "read_into", spy)
+    monkeypatch.setattr(checks, "sha256_of", spy)
     return counted
 
 
@@ -415,17 +414,17 @@ def test_a_damaged_shard_of_many_is_found_whatever_thread_hashes_it(store: Any) 
 def test_an_iterator_may_be_collected_by_the_thread_that_hashes_for_it(
     urls: WrittenShards, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    dropped, collected = threading.Event(), threading.Event()
-    original = LocalObject.read_into
+    dropped, collected, second = threading.Event(), threading.Event(), Path(urls[1]).read_bytes()
+    original = checks.sha256_of
 
-    def collecting(self: LocalObject, buffer: memoryview, start: int) -> int:
-        if self.url == urls[1]:
+    def collecting(buffer: memoryview) -> str:
+        if bytes(buffer) == second:
             assert dropped.wait(30)
             gc.collect()
             collected.set()
-        return original(self, buffer, start)
+        return original(buffer)
 
-    monkeypatch.setattr(LocalObject, "read_into", collecting)
+    monkeypatch.setattr(checks, "sha256_of", collecting)
     gc.disable()
     try:
         iterator = iter(Read(urls))

@@ -19,14 +19,13 @@ from atdata.shards import tar
 from atdata.shards.manifest import Manifest
 from atdata.shards.reader import BufferShard
 from atdata.shards.tar import BufferSource, walk
-from atdata.stores.disk import LocalObject
 from atdata.stores.ranges import windows
 
 __all__ = ["State", "check_rows", "check_whole", "is_known", "remember", "runs", "state_of"]
 
 _LARGE = 16 << 10  # bytes of an average sample from which hashing them one by one costs no more than all at once
+_STRETCH = 64 << 20
 _RUN = 16 << 20  # bytes of samples checked in one go
-_READ = 1 << 20
 
 # What tells one state of a file from another: device, inode, size, times of content and of metadata.
 State = tuple[int, int, int, int, int]
@@ -55,24 +54,25 @@ def remember(state: State, sha256: str) -> None:
         _known[state] = sha256
 
 
-def check_whole(file: LocalObject, manifest: Manifest | None, expected: str) -> None:
-    """Hash a file.
+def sha256_of(buffer: memoryview) -> str:
+    """SHA-256 in hex."""
+    # In long stretches: every step between two of them waits for the Python code of other threads.
+    hasher = hashlib.sha256()
+    for at in range(0, len(buffer), _STRETCH):
+        hasher.update(buffer[at : at + _STRETCH])
+    return hasher.hexdigest()
+
+
+def check_whole(buffer: memoryview, state: State, manifest: Manifest | None, expected: str) -> None:
+    """Hash a mapped file.
 
     Raises:
         IntegrityError: its digest is not `expected`; the place is as exact as a manifest allows.
     """
-    hasher = hashlib.sha256()
-    buffer = bytearray(min(_READ, file.size))
-    view = memoryview(buffer)
-    at = 0
-    while at < file.size:
-        n = file.read_into(view, at)
-        hasher.update(view[:n])
-        at += n
-    got = hasher.hexdigest()
+    got = sha256_of(buffer)
     if got != expected:
-        raise _damage(file.map(), manifest, expected, got)
-    remember(state_of(file.stat), got)
+        raise _damage(buffer, manifest, expected, got)
+    remember(state, got)
 
 
 def runs(shard: BufferShard) -> list[tuple[int, int]] | None:

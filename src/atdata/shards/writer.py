@@ -21,7 +21,8 @@ from atdata.shards.manifest import Manifest, ManifestBuilder
 
 __all__ = ["SampleEncoder", "ShardWriter", "check_key", "default_key", "encoder"]
 
-_CHUNK = 4 << 20
+_CHUNK = 8 << 20
+_LARGE = 16 << 10
 _PLAIN_KEY = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_\-]*", re.ASCII)
 _LONGEST_END = 2 * tar.BLOCK + 20 * tar.BLOCK
 _PADDING = [bytes(n) for n in range(tar.BLOCK)]
@@ -195,7 +196,8 @@ class ShardWriter:
         ends = self._written + np.cumsum(taken) - -sizes % tar.BLOCK
         digests = [hashlib.sha256(payload).digest() for payload in payloads]
         self._builder.locate([name[:-8] for name in self._names], ends - sizes, sizes, digests)
-        self._write(parts)
+        # Large payloads stay as they are: a copy of them would cost as much as writing them.
+        self._write(parts if self.size - self._written > _LARGE * len(parts) else [b"".join(parts)])
         payloads.clear()
         self._names.clear()
         self._written = self.size

@@ -165,16 +165,6 @@ class LocalObject(StoredObject):
             at += len(piece)
         return b"".join(pieces)
 
-    def read_into(self, buffer: memoryview, start: int) -> int:
-        """Read from `start` as much as is there and `buffer` holds; returns how many bytes, at least one."""
-        try:
-            n = os.preadv(self._fd, [buffer], start)
-        except OSError as error:
-            raise StoreError(f"the file cannot be read: {error.strerror}", url=self.url, offset=start) from None
-        if not n:
-            raise StoreError(f"the file ends at byte {start}: it was cut while it was read", url=self.url, offset=start)
-        return n
-
     def stream(self) -> IO[bytes]:
         """The file from the beginning."""
         return io.BufferedReader(_FileStream(os.dup(self._fd)), 1 << 20)

@@ -28,8 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["write_shards"]
 
-_UNDER_WAY = 8  # stretches of a few MiB between the two threads
-_LARGE = 16 << 10
+_UNDER_WAY = 4  # stretches of a few MiB between the two threads
 _LONG = 64  # longer texts do not go into the statistics
 
 
@@ -102,9 +101,7 @@ class _Shards:
         worker = self._worker
 
         def store(parts: list[bytes]) -> None:
-            if sum(map(len, parts)) < _LARGE * len(parts):
-                parts = [b"".join(parts)]
-            for part in parts:  # large ones as they are: a copy costs as much as writing them
+            for part in parts:
                 sha.update(part)
                 sink.write(part)
 
