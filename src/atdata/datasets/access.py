@@ -39,6 +39,11 @@ _LOCAL_WORKERS = min(4, os.cpu_count() or 1)
 _REMOTE_WORKERS = 16  # ranges in flight
 
 
+def _public(url: str) -> str:
+    """A URL for messages: without a query, which may be a signature."""
+    return url.split("?", 1)[0] if url.lower().startswith(("http://", "https://")) else url
+
+
 class _Open(NamedTuple):
     """A shard that is open.
 
@@ -124,12 +129,22 @@ class Access:
     def _for_reading(self, number: int) -> _Open:
         """Shard `number`, checked as a whole unless it can be checked in runs."""
         kept = self._recall(number)
-        if kept is not None and kept.checked and self._verify != "always":
-            return kept
-        found = self._opened(number, whole=False)
-        if found.checked or (isinstance(found.shard, BufferShard) and checks.runs(found.shard)):
+        found = kept or self._opened(number, whole=False)
+        if found.expected is None or found.state is None or self._verify == "never":
             return found
-        return self._opened(number, whole=True)
+        if found.checked and self._verify == "first":
+            return found
+        shard = found.shard
+        if not isinstance(shard, BufferShard):
+            return self._opened(number, whole=True)
+        if checks.runs(shard):
+            return found._replace(checked=False)
+        try:
+            checks.check_whole(shard.buffer, found.state, shard.manifest, found.expected)
+        except IntegrityError as error:
+            error.at(url=shard.url)
+            raise
+        return self._keep(number, found._replace(checked=True))
 
     # -- opening ---------------------------------------------------------------------------------------------
 
@@ -142,8 +157,8 @@ class Access:
             self._kept.move_to_end(number)
         if kept.state is not None:
             path = self._opening.path(self.refs[number].url)
-            try:
-                if path is None or checks.state_of(os.stat(path)) != kept.state:
+            try:  # a file of the cache is kept open, and has no other name
+                if path is not None and checks.state_of(os.stat(path)) != kept.state:
                     return None
             except OSError:
                 return None
@@ -197,7 +212,7 @@ class Access:
             checked = checks.is_known(state, expected)
         if whole and not checked and expected is not None:
             try:
-                checks.check_whole(file, manifest, expected)
+                checks.check_whole(file.map(), state, manifest, expected)
             except IntegrityError as error:
                 error.at(url=ref.url)
                 raise
@@ -211,17 +226,32 @@ class Access:
         """A shard on a server: by ranges with a manifest, else whole where its digest is known, else as a stream."""
         expected = None if ref.info is None else ref.info.sha256
         if self._cache is not None and expected is not None:
-            path = self._cache.find(expected) or self._cache.add(expected, file.chunks(), url=ref.url)
-            with LocalObject(path) as local:
-                return self._mapped(ref, local, self._manifest(ref, file.size), whole=True)
+            return self._cached(self._cache, ref, file, expected)
         self._check_size(ref, file.size)
         manifest = self._manifest(ref, file.size)
         if manifest is not None:
-            shard = RemoteShard(ref.url, file, manifest, check=self._verify != "never")
+            shard = RemoteShard(_public(ref.url), file, manifest, check=self._verify != "never")
             return _Open(shard, checked=True)
         if expected is None:
-            return _Open(StreamShard(ref.url, file.stream), checked=True)
-        return _Open(self._downloaded(ref, file, expected), checked=True)
+            return _Open(StreamShard(_public(ref.url), file.stream), checked=True)
+        try:
+            return _Open(self._downloaded(ref, file, expected), checked=True)
+        except IntegrityError:  # once more: it may have been damaged on the way
+            return _Open(self._downloaded(ref, file, expected), checked=True)
+
+    def _cached(self, cache: Cache, ref: ShardRef, file: RemoteObject | HttpObject, expected: str) -> _Open:
+        """The whole shard out of the cache, brought there if need be."""
+        manifest = self._manifest(ref, file.size)
+        for attempt in itertools.count():
+            path = cache.find(expected) or cache.add(expected, file.chunks, url=ref.url)
+            try:
+                with LocalObject(path) as local:
+                    return self._mapped(ref, local, manifest, whole=True)
+            except (DatasetNotFoundError, IntegrityError):  # just made room for another, or damaged in its folder
+                if attempt == 2:
+                    raise
+                cache.remove(expected)
+        raise AssertionError
 
     def _downloaded(self, ref: ShardRef, file: RemoteObject | HttpObject, expected: str) -> Shard:
         """The whole shard in a file without a name, checked: nothing of it may be seen before its digest is known."""
@@ -245,7 +275,7 @@ class Access:
         if ref.info is not None and size != ref.info.size:
             raise IntegrityError(
                 f"the shard has {size} bytes, its record {ref.info.size}: it was cut, changed or replaced",
-                url=ref.url,
+                url=_public(ref.url),
                 expected=ref.info.size,
                 got=size,
             )
@@ -263,6 +293,9 @@ class Access:
             return None  # an accelerator: everything works without it
         if info is not None:
             got = hashlib.sha256(data).hexdigest()
+            if got != info.sha256 and far and url is not None:  # it may have been damaged on the way
+                data = self._read_beside(ref, url) or b""
+                got = hashlib.sha256(data).hexdigest()
             if got != info.sha256:
                 raise IntegrityError(
                     "the manifest is not the one that was written (SHA-256 differs); rebuild it with "

@@ -19,7 +19,7 @@ import hashlib
 import os
 import re
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -71,44 +71,52 @@ class Cache:
             return path if path.exists() else None
         return path
 
-    def add(self, sha256: str, chunks: Iterable[bytes | memoryview], *, url: str) -> Path:
-        """The file with that digest, taken from `chunks` unless another process brings it meanwhile.
+    def add(self, sha256: str, chunks: Callable[[], Iterable[bytes | memoryview]], *, url: str) -> Path:
+        """The file with that digest, from what `chunks` gives unless another process brings it meanwhile.
+
+        What comes with another digest is asked for once more.
 
         Raises:
-            IntegrityError: the chunks have another digest; nothing is kept of them.
+            IntegrityError: the chunks have another digest, both times; nothing is kept of them.
         """
         with self._lock(sha256):
-            found = self.find(sha256)
-            if found is not None:
-                return found
-            new = self.root / "new" / uuid.uuid4().hex
-            new.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                hasher = hashlib.sha256()
-                with new.open("xb") as file:
-                    for chunk in chunks:
-                        hasher.update(chunk)
-                        file.write(chunk)
-                    file.flush()
-                    os.fsync(file.fileno())
-                if hasher.hexdigest() != sha256:
-                    raise IntegrityError(
-                        "the shard's bytes are not those that were written (SHA-256 differs)",
-                        url=url,
-                        expected=sha256,
-                        got=hasher.hexdigest(),
-                    )
-                new.chmod(0o444)
-                path = self.path(sha256)
-                path.parent.mkdir(parents=True, exist_ok=True)
-                os.replace(new, path)
-            except OSError as error:
-                if isinstance(error, StoreError):
-                    raise
-                raise StoreError(f"the cache cannot be written: {error.strerror}", url=str(self.root)) from error
-            finally:
-                new.unlink(missing_ok=True)
+            path = self.find(sha256)
+            if path is None:
+                try:
+                    path = self._add(sha256, chunks(), url)
+                except IntegrityError:
+                    path = self._add(sha256, chunks(), url)
         self._shrink(keep=sha256)
+        return path
+
+    def _add(self, sha256: str, chunks: Iterable[bytes | memoryview], url: str) -> Path:
+        new = self.root / "new" / uuid.uuid4().hex
+        new.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            hasher = hashlib.sha256()
+            with new.open("xb") as file:
+                for chunk in chunks:
+                    hasher.update(chunk)
+                    file.write(chunk)
+                file.flush()
+                os.fsync(file.fileno())
+            if hasher.hexdigest() != sha256:
+                raise IntegrityError(
+                    "the shard's bytes are not those that were written (SHA-256 differs)",
+                    url=url,
+                    expected=sha256,
+                    got=hasher.hexdigest(),
+                )
+            new.chmod(0o444)
+            path = self.path(sha256)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(new, path)
+        except OSError as error:
+            if isinstance(error, StoreError):
+                raise
+            raise StoreError(f"the cache cannot be written: {error.strerror}", url=str(self.root)) from error
+        finally:
+            new.unlink(missing_ok=True)
         return path
 
     def shards(self) -> Iterator[CachedShard]:

@@ -56,7 +56,7 @@ class Claim:
         self._key = folder + CLAIM_NAME
         self._writer = uuid.uuid4().hex
         self.took_over = False
-        data = self._text()
+        self._data = data = self._text()
         try:
             store.put(self._key, data, create=True)
         except DatasetExistsError:
@@ -78,12 +78,32 @@ class Claim:
     def renew(self) -> None:
         """Say again that the writer is at work, when that was said a while ago."""
         if datetime.now(UTC) - self._since > _RENEW:
-            self._store.put(self._key, self._text())
+            self.check()
+            self._data = self._text()
+            self._store.put(self._key, self._data)
+
+    def mine(self) -> bool:
+        """Whether the right was not taken over by another writer meanwhile."""
+        return self._store.get(self._key) == self._data
+
+    def check(self) -> None:
+        """Raise StoreBusyError when another writer took over, thinking this one gone."""
+        if not self.mine():
+            raise StoreBusyError(
+                "another process took over writing here, because this one had not been heard of for long; what it "
+                "writes counts",
+                url=self._store.base + self._key.removesuffix(CLAIM_NAME),
+            )
+
+    def forget(self) -> None:
+        """Be a writer that is gone: whoever comes next may take over."""
+        _held.discard(self._writer)
 
     def release(self) -> None:
-        """Give the right back."""
-        _held.discard(self._writer)
-        self._store.remove([self._key])
+        """Give the right back, where it was not taken over."""
+        self.forget()
+        if self.mine():
+            self._store.remove([self._key])
 
 
 def _void(claim: bytes) -> bool:

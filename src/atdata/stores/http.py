@@ -7,8 +7,10 @@ import http.client
 import io
 import random
 import socket
+import threading
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from typing import IO, Any
@@ -22,7 +24,7 @@ _TRIES = 6
 _TIMEOUT = 20.0  # seconds without any byte
 _DEADLINE = 120.0  # seconds for one range, all tries together
 _AGAIN = {408, 425, 429, 500, 502, 503, 504}
-_PIECE = 1 << 20
+_PIECE = 256 << 10
 
 
 class _SameKind(urllib.request.HTTPRedirectHandler):
@@ -58,10 +60,16 @@ class HttpObject(StoredObject):
 
     def __init__(self, address: str, size: int | None = None) -> None:
         self.url = _public(address)
-        self._address = address
+        if "@" in urllib.parse.urlsplit(address).netloc:
+            _, _, rest = self.url.partition("@")
+            raise StoreError("a URL with a name and password is not read; give one without", url=f"…@{rest}")
+        # Spaces and what is not ASCII are quoted; what is quoted already stays as it is.
+        self._address = urllib.parse.quote(address, safe="%/:=&?~#+!$,;'@()*[]")
         self._size = size
         self.etag: str | None = None
         self._whole: bytes | None = None
+        self._ranges: bool | None = None  # whether the server knows them
+        self._first = threading.Lock()
 
     @property
     def size(self) -> int:  # type: ignore[override]
@@ -75,9 +83,19 @@ class HttpObject(StoredObject):
         """The bytes from `start` up to `stop`."""
         if start >= stop:
             return memoryview(b"")
+        if self._ranges is None:  # until that is known, one at a time: or each would be given the whole file
+            with self._first:
+                if self._ranges is None:
+                    return self._ask(start, stop)
         if self._whole is not None:
-            return memoryview(self._whole)[start:stop]
+            return self._of_whole(start, stop)
         return self._ask(start, stop)
+
+    def _of_whole(self, start: int, stop: int) -> memoryview:
+        assert self._whole is not None
+        if stop > len(self._whole):
+            raise StoreError(f"the file has {len(self._whole)} bytes, shorter than its record says", url=self.url)
+        return memoryview(self._whole)[start:stop]
 
     def read(self, start: int, stop: int) -> bytes:
         """The bytes from `start` up to `stop`."""
@@ -94,14 +112,16 @@ class HttpObject(StoredObject):
 
     def stream(self) -> IO[bytes]:
         """The file from the beginning, in bounded ranges."""
-        return io.BufferedReader(_Ranges(self), _PIECE)
+        return io.BufferedReader(_Ranges(self), 1 << 20)
 
     def _ask(self, start: int | None, stop: int | None) -> memoryview:
         """One range (or everything), tried again as often as makes sense; a cut body goes on where it stopped."""
         until = time.monotonic() + _DEADLINE
         got = bytearray()
         last: str = ""
-        for attempt in range(_TRIES):
+        attempt = 0
+        while attempt < _TRIES:
+            before = len(got)
             wait = min(10.0, 0.1 * 2**attempt) * random.uniform(0.5, 1.0)  # noqa: S311  (jitter)
             try:
                 self._try(start, stop, got)
@@ -119,11 +139,15 @@ class HttpObject(StoredObject):
                 last = (
                     "no answer in time" if isinstance(reason, socket.timeout) else str(reason) or type(error).__name__
                 )
-            if time.monotonic() + wait > until:
+            if len(got) > before and time.monotonic() < until:
+                attempt = 0  # it goes on, if in small steps
+                continue
+            attempt += 1
+            if attempt == _TRIES or time.monotonic() + wait > until:
                 break
             time.sleep(wait)
         raise StoreError(
-            f"the server cannot be read, also when asked {_TRIES} times: {last}", url=self.url, offset=start
+            f"the server cannot be read, also when asked {attempt or 1} times: {last}", url=self.url, offset=start
         )
 
     def _try(self, start: int | None, stop: int | None, got: bytearray) -> None:
@@ -139,10 +163,14 @@ class HttpObject(StoredObject):
                 self._take_whole(answer, start or 0, stop, got)
                 return
             content_range = answer.headers.get("Content-Range", "")
+            if ranged:
+                self._ranges = True
+                if not content_range.startswith(f"bytes {at}-"):
+                    raise StoreError("the server gave another range than it was asked for", url=self.url, offset=at)
             if ranged and content_range.rpartition("/")[2].isdigit():
-                self._size = int(content_range.rpartition("/")[2])
+                self._note_size(int(content_range.rpartition("/")[2]))
             elif not ranged and answer.headers.get("Content-Length", "").isdigit():
-                self._size = int(answer.headers["Content-Length"])
+                self._note_size(int(answer.headers["Content-Length"]))
             limit = None if stop is None else stop - at
             for piece in _pieces(answer, limit):
                 got += piece
@@ -155,9 +183,20 @@ class HttpObject(StoredObject):
         length = answer.headers.get("Content-Length", "")
         if length.isdigit() and int(length) != len(data):
             raise http.client.IncompleteRead(b"", int(length) - len(data))
+        self._note_size(len(data))
         self._whole = data
-        self._size = len(data)
-        got[:] = data[start:stop]
+        self._ranges = False
+        got[:] = data[start:stop] if stop is None or start == 0 else self._of_whole(start, stop)
+
+    def _note_size(self, size: int) -> None:
+        if self._size is not None and size != self._size:
+            raise IntegrityError(
+                "the file was cut, or replaced since its record was read",
+                url=self.url,
+                expected=self._size,
+                got=size,
+            )
+        self._size = size
 
     def _note_version(self, etag: str | None) -> None:
         if self.etag is None:
@@ -174,6 +213,8 @@ class HttpObject(StoredObject):
             expired = "?" in self._address
             hint = "; a presigned URL may have expired: ask its store for a new one" if expired else ""
             raise AccessDeniedError(f"the server denies access ({error.code}){hint}", url=self.url) from None
+        if 300 <= error.code < 400:  # its reason names the target, signature and all
+            raise StoreError("the server redirects in a circle, or to where is not followed", url=self.url) from None
         if error.code == 416:
             raise StoreError("the file is shorter than its record says", url=self.url) from None
         if error.code not in _AGAIN:
@@ -184,7 +225,8 @@ class HttpObject(StoredObject):
 
 def _pieces(answer: Any, limit: int | None) -> Iterator[bytes]:
     while limit is None or limit > 0:
-        piece = answer.read(_PIECE if limit is None else min(_PIECE, limit))
+        # `read` would lose what had come of a piece when the connection breaks.
+        piece = answer.read1(_PIECE if limit is None else min(_PIECE, limit))
         if not piece:
             return
         if limit is not None:

@@ -9,8 +9,10 @@ from __future__ import annotations
 import abc
 import contextlib
 import io
+import itertools
 import os
 import queue
+import re
 import threading
 import uuid
 from collections.abc import Iterator, Sequence
@@ -19,6 +21,7 @@ from typing import IO, Any
 
 from atdata.errors import (
     AccessDeniedError,
+    AtdataError,
     DatasetExistsError,
     DatasetNotFoundError,
     ForkError,
@@ -33,7 +36,10 @@ from atdata.stores.record import RECORD_NAME, CommitRecord, files_of
 __all__ = ["ObjectStore", "RemoteObject"]
 
 _PART = 8 << 20  # bytes of one uploaded part, and of one range of a large read
+_PIECE = 512 << 10
 _PARTS = 4  # parts of one object in flight
+_TRIES = 3
+_WRITTEN = r"shard-[0-9]{6,}\.(?:tar|manifest\.parquet|manifest\.json)"
 
 # Whether this process, or one it was forked from, has used obstore's runtime.
 _used_in: int | None = None
@@ -150,16 +156,27 @@ class ObjectStore(DataStore):
             data: its bytes.
             create: only when there is none yet; DatasetExistsError when there is.
         """
-        if create and not self.conditional and self.get(key) is not None:
-            raise DatasetExistsError("the object is there already", url=self.base + key)
-        mode: Any = "create" if create and self.conditional else "overwrite"
-        try:
+        if not create:
             with self.errors(self.base + key):
-                self.client.put(key, data, mode=mode, use_multipart=False)
-        except DatasetExistsError:
-            # The answer to a request that succeeded may have been lost, and the retry met its own work.
-            if self.get(key) != data:
+                self.client.put(key, data, mode="overwrite", use_multipart=False)
+            return
+        if not self.conditional and self.get(key) is not None:
+            raise DatasetExistsError("the object is there already", url=self.base + key)
+        for attempt in itertools.count(1):
+            try:
+                with self.errors(self.base + key):
+                    self.client.put(key, data, mode="create" if self.conditional else "overwrite", use_multipart=False)
+                return
+            except (AccessDeniedError, DatasetNotFoundError, ForkError):
                 raise
+            except StoreError as error:
+                # obstore does not repeat this. The answer to a request that succeeded may have been lost, or a
+                # repetition met its own work: what is there now tells.
+                found = self.get(key)
+                if found == data:
+                    return
+                if found is not None or isinstance(error, DatasetExistsError) or attempt == _TRIES:
+                    raise
 
     def remove(self, keys: Sequence[str]) -> None:
         """Delete objects; those that are not there are passed over."""
@@ -188,7 +205,12 @@ class ObjectStore(DataStore):
         except (exceptions.BaseError, OSError, ValueError) as error:
             if isinstance(error, StoreError):
                 raise
-            raise StoreError(_explain(str(error)), url=url) from None
+            kind = _CutError if "body error" in str(error) else StoreError
+            raise kind(_explain(str(error)), url=url) from None
+
+
+class _CutError(StoreError):
+    """The server answers, but its answers do not arrive whole."""
 
 
 def _denied(text: str) -> str:
@@ -204,13 +226,15 @@ def _denied(text: str) -> str:
 
 
 def _explain(text: str) -> str:
-    if "PermanentRedirect" in text or "AuthorizationHeaderMalformed" in text or "301" in text:
+    if "NoSuchBucket" in text:
+        return "the bucket does not exist; make it first"
+    if re.search(r"PermanentRedirect|AuthorizationHeaderMalformed|\b301 Moved", text):
         return "the bucket is in another region; set AWS_REGION to it"
     if "InvalidBucketName" in text:
         return "the bucket name is not valid"
-    if "timed out" in text or "timeout" in text:
+    if "kind: Timeout" in text:
         return f"the server did not answer in time, also when asked again ({_short(text)})"
-    if "onnect" in text:
+    if "kind: Connect" in text:
         return f"the server cannot be reached ({_short(text)})"
     return f"the request failed: {_short(text)}"
 
@@ -236,6 +260,7 @@ class RemoteObject(StoredObject):
         self.key = store.key(url)
         self._size = size
         self.etag: str | None = None
+        self._lock = threading.Lock()
 
     @property
     def size(self) -> int:
@@ -243,23 +268,56 @@ class RemoteObject(StoredObject):
         if self._size is None:
             with self.store.errors(self.url):
                 meta = self.store.client.head(self.key)
-            self._size, self.etag = int(meta["size"]), meta["e_tag"]
+            self._note_version(meta)
+        assert self._size is not None
         return self._size
 
     @size.setter
     def size(self, value: int) -> None:
         self._size = value
 
+    def _note_version(self, meta: Any) -> None:
+        """Hold on to the version that was seen first: what was replaced meanwhile must not be mixed."""
+        size, etag = int(meta["size"]), meta["e_tag"]
+        with self._lock:
+            replaced = self.etag is not None and etag is not None and etag != self.etag
+            if self._size is not None and size != self._size:
+                replaced = True
+            if not replaced:
+                self._size = size
+                self.etag = self.etag or etag
+        if replaced:
+            raise IntegrityError(
+                "the object was replaced since its record was read; read it again",
+                url=self.url,
+                expected=self._size,
+                got=size,
+            )
+
     def fetch(self, start: int, stop: int) -> memoryview:
-        """The bytes from `start` up to `stop`, without a copy."""
+        """The bytes from `start` up to `stop`, without a copy.
+
+        obstore tries again by itself. Where connections break so early that a range never arrives whole, it is asked
+        for in small pieces.
+        """
         if start >= stop:
             return memoryview(b"")
+        try:
+            return self._fetch(start, stop)
+        except _CutError:
+            if stop - start <= _PIECE:
+                raise
+            pieces = [self._fetch(at, min(at + _PIECE, stop)) for at in range(start, stop, _PIECE)]
+            return memoryview(b"".join(pieces))
+
+    def _fetch(self, start: int, stop: int) -> memoryview:
+        options: dict[str, Any] = {"range": (start, stop)}
+        if self.etag is not None:
+            options["if_match"] = self.etag
         with self.store.errors(self.url):
-            if self.etag is None:
-                data = memoryview(self.store.client.get_range(self.key, start=start, end=stop))
-            else:  # of one version only: what was replaced meanwhile must not be mixed
-                options = {"range": (start, stop), "if_match": self.etag}
-                data = memoryview(self.store.client.get(self.key, options=options).bytes())
+            answer = self.store.client.get(self.key, options=options)
+            self._note_version(answer.meta)
+            data = memoryview(answer.bytes())
         if len(data) != stop - start:
             raise StoreError(
                 f"the server gave {len(data)} bytes where {stop - start} were asked for", url=self.url, offset=start
@@ -328,13 +386,16 @@ class _Aborted(Exception):
 class _ObjectSink(Sink):
     """A multipart upload that goes on while the bytes are still being made."""
 
-    def __init__(self, store: ObjectStore, key: str) -> None:
+    def __init__(self, store: ObjectStore, key: str, *, fresh: bool) -> None:
         self._store = store
         self._key = key
+        self._fresh = fresh  # nothing was there before
         self._size = 0
         self._queue: queue.Queue[bytes | _Aborted | None] = queue.Queue(2)
         self._error: BaseException | None = None
         self._open = True
+        self._all_given = False
+        self._failed_early = False
         self._thread = threading.Thread(target=self._upload, name="atdata-upload", daemon=True)
         self._client = store.client
         self._thread.start()
@@ -344,8 +405,9 @@ class _ObjectSink(Sink):
             with self._store.errors(self._store.base + self._key):
                 self._client.put(self._key, self._parts(), chunk_size=_PART, max_concurrency=_PARTS)
         except BaseException as error:  # raised in the writer's thread at its next call
+            self._failed_early = not self._all_given
             self._error = error
-            while self._queue.get() is not None:  # so that no writer waits for ever
+            while self._failed_early and self._queue.get() is not None:  # so that no writer waits for ever
                 pass
 
     def _parts(self) -> Iterator[bytes]:
@@ -353,6 +415,7 @@ class _ObjectSink(Sink):
             if isinstance(item, _Aborted):
                 raise item
             yield item
+        self._all_given = True
 
     def write(self, data: bytes) -> None:
         if self._error is not None:
@@ -364,16 +427,27 @@ class _ObjectSink(Sink):
         self._queue.put(None)
         self._thread.join()
         self._open = False
+        url = self._store.base + self._key
         if self._error is not None:
-            raise self._error
-        found = RemoteObject(self._store, self._store.base + self._key).size
+            self._whole_nonetheless(url)
+            return
+        found = RemoteObject(self._store, url).size
         if found != self._size:
             raise IntegrityError(
                 f"the server has {found} bytes of {self._size} that were sent",
-                url=self._store.base + self._key,
+                url=url,
                 expected=self._size,
                 got=found,
             )
+
+    def _whole_nonetheless(self, url: str) -> None:
+        """Raise the upload's error, unless all of it is there and only the answer that said so was lost."""
+        assert self._error is not None
+        if type(self._error) is StoreError and self._fresh and not self._failed_early:
+            with contextlib.suppress(AtdataError):
+                if RemoteObject(self._store, url).size == self._size:
+                    return
+        raise self._error
 
     def abort(self) -> None:
         if self._open:
@@ -396,6 +470,8 @@ class _ObjectTransaction(Transaction):
             old = store.get(self._folder + RECORD_NAME)
             if not overwrite:
                 self._refuse_existing(old is not None)
+            if self._claim.took_over:
+                self._clear(old)
         except BaseException:
             self._claim.release()
             raise
@@ -411,7 +487,7 @@ class _ObjectTransaction(Transaction):
                 "there is a dataset already; choose another prefix, or pass overwrite=True to replace it", url=url
             )
         if self._claim.took_over:
-            return  # what lies there is of a writer that is gone, and was never a dataset
+            return  # what lies there is of a writer that is gone; see `_clear`
         for key in self._store.keys(self._folder):
             name = key[len(self._folder) :]
             if "/" not in name and name.endswith((".tar", ".manifest.parquet", ".manifest.json")):
@@ -420,15 +496,22 @@ class _ObjectTransaction(Transaction):
                     url=url,
                 )
 
+    def _clear(self, record: bytes | None) -> None:
+        """Remove what a writer that is gone left behind: its shards would be found by a glob."""
+        mine = re.compile(r"\.atdata-[0-9a-f]{8}/.*" + ("|" + _WRITTEN if record is None else ""), re.ASCII)
+        left = [key for key in self._store.keys(self._folder) if mine.fullmatch(key[len(self._folder) :])]
+        self._store.remove(left)
+
     def create(self, name: str) -> Sink:
         self._claim.renew()
         key = self._into + name
         self._created.append(key)
-        return _ObjectSink(self._store, key)
+        return _ObjectSink(self._store, key, fresh=self._replaces or not self._overwrite)
 
     def commit(self, record: CommitRecord) -> list[str]:
         store, folder = self._store, self._folder
         data = record.to_bytes()
+        self._claim.check()
         if self._replaces:
             store.remove([folder + RECORD_NAME])
             self._committed = True  # from here on there is nothing to go back to
@@ -441,12 +524,19 @@ class _ObjectTransaction(Transaction):
         else:
             store.put(folder + RECORD_NAME, data, create=not self._overwrite)
         self._committed = True
-        self._claim.release()
+        with contextlib.suppress(AtdataError):  # the dataset is there; the next writer finds a claim that is void
+            self._claim.release()
         return [store.base + folder + shard.name for shard in record.shards]
 
     def abort(self) -> None:
         if self._committed:
             return
-        with contextlib.suppress(StoreError):  # the server may be gone; the error that led here is raised anyway
-            self._store.remove(self._created)
-            self._claim.release()
+        # The server may be gone: the error that led here is raised anyway, and the next writer clears up.
+        try:
+            if self._claim.mine():  # else another writer took over, and what lies there is its own
+                self._store.remove(self._created)
+        except AtdataError:
+            self._claim.forget()
+        else:
+            with contextlib.suppress(AtdataError):
+                self._claim.release()

@@ -6,11 +6,12 @@ import os
 from pathlib import Path
 from typing import Any
 
-from atdata.errors import DatasetNotFoundError, StoreError
+from atdata.errors import CommitRecordError, DatasetNotFoundError, StoreError
 from atdata.stores.base import DataStore, StoredObject
 from atdata.stores.disk import LocalDiskStore, LocalObject, local_path
 from atdata.stores.http import HttpObject
 from atdata.stores.objects import ObjectStore, RemoteObject
+from atdata.stores.record import RECORD_NAME, CommitRecord
 
 __all__ = ["Opening", "open_store"]
 
@@ -52,6 +53,14 @@ def open_store(url: str, **options: Any) -> DataStore:
     if scheme in ("http", "https"):
         raise StoreError("web servers are read, not written: give the URL to Dataset", url=url)
     raise StoreError(f"no store is known for {scheme}:// URLs; known are {_KINDS}", url=url)
+
+
+def _fetched(file: StoredObject) -> bytes | None:
+    """A small file on a server, in one request."""
+    if isinstance(file, RemoteObject):
+        return file.store.get(file.key)
+    assert isinstance(file, HttpObject)
+    return file.whole()
 
 
 class Opening:
@@ -119,11 +128,15 @@ class Opening:
         """A small file (a record, a manifest), whole; None when there is none."""
         try:
             found = self.open(url)
-            if isinstance(found, RemoteObject):
-                return found.store.get(found.key)
-            if isinstance(found, HttpObject):
-                return found.whole()
-            return found.read(0, found.size)
+            if isinstance(found, LocalObject):
+                return found.read(0, found.size)
+            data = _fetched(found)
+            if data is not None and url.endswith("/" + RECORD_NAME):
+                try:  # bytes may be damaged on the way: those that cannot be right are asked for once more
+                    CommitRecord.from_bytes(data)
+                except CommitRecordError:
+                    data = _fetched(found)
+            return data
         except DatasetNotFoundError:
             return None
 
