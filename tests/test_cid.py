@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from atdata.cid import generate_cid, generate_cid_from_bytes, verify_cid
 
-# docs: INTEROP 25, reproduced with the public implementation.
+# Reproduced with the public implementation, 0.7.0b1.
 VECTORS = [
     ({}, "bafyreigbtj4x7ip5legnfznufuopl4sg4knzc2cof6duas4b3q2fy6swua"),
     ({"name": "test", "value": 42}, "bafyreidnzhwcbncg3avwjjao5o6wx4zhnksmxhdo6w5iaqupexnmzdlb54"),

@@ -41,7 +41,7 @@ class Inner:
 
 @atdata.packable
 class Wire:
-    """Field types whose bytes INTEROP 2 fixes, and those we add to them."""
+    """Field types whose bytes the public implementation fixes, and those we add to them."""
 
     text: str
     whole: int
@@ -450,7 +450,7 @@ def test_files_put_into_a_tar_by_hand(tmp_path: Path) -> None:
 
 
 def upstream_manifest(shard: Path, rows: int, *, columns: bool = True, shard_id: str = "other") -> None:
-    """What INTEROP 4 says upstream writes: offsets that are none, names of other shards, empty files."""
+    """What the public implementation (0.7.0b1) writes: offsets that are none, names of other shards, empty files."""
     stem = str(shard).removesuffix(".tar")
     header = {
         "manifest_version": "1.0.0", "shard_id": shard_id, "schema_type": "Row", "schema_version": "1.0.0",
@@ -498,7 +498,7 @@ def test_a_header_without_its_parquet_does_no_harm(tmp_path: Path) -> None:
     assert [s.label for s in atdata.Dataset[Row](path)] == ["l1"]
 
 
-# -- the vectors of INTEROP 25 -------------------------------------------------------------------------------
+# -- vectors of the public implementation ----------------------------------------------------------------------
 
 
 @atdata.packable

@@ -842,7 +842,7 @@ def test_properties_a_server_added_or_left_out_of_the_order():
     assert [f.name for f in Schema.from_record(record).fields] == ["c", "a", "b"]
 
 
-# What a reader that knows only the public kinds does with our records, after INTEROP 7 and 8.
+# What a reader that knows only the public kinds does with our records.
 PUBLIC_KINDS = {
     "primitive",
     "ndarray",
