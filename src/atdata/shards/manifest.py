@@ -211,8 +211,7 @@ class ManifestBuilder:
         self._appends = [(column.append, i) for column, (i, _, _) in zip(self._columns, scalars, strict=True)]
         self._raw: list[list[int]] = [[] for _ in arrays]
         self._kinds: list[list[ArrayKind | None]] = [[] for _ in arrays]
-        self._add_raw = [column.append for column in self._raw]
-        self._add_kind = [column.append for column in self._kinds]
+        self._add_arrays = [(raw.append, kinds.append) for raw, kinds in zip(self._raw, self._kinds, strict=True)]
 
     def add(self, values: tuple[Any, ...], raw: list[int], kinds: list[ArrayKind | None]) -> None:
         """One sample's content.
@@ -225,10 +224,9 @@ class ManifestBuilder:
         # Only lists grow here, and nothing the garbage collector would have to look at is kept.
         for append, i in self._appends:
             append(values[i])
-        if raw:
-            for append_raw, append_kind, at, kind in zip(self._add_raw, self._add_kind, raw, kinds, strict=True):
-                append_raw(at)
-                append_kind(kind)
+        for (append_raw, append_kind), at, kind in zip(self._add_arrays, raw, kinds):  # noqa: B905  (one for each array)
+            append_raw(at)
+            append_kind(kind)
 
     def locate(
         self, keys: list[str], offsets: NDArray[np.int64], sizes: NDArray[np.int64], digests: list[bytes]

@@ -153,6 +153,7 @@ class ShardWriter:
         encode, describe = self._encode, self._builder.add
         keys, names, payloads = self._keys, self._names, self._payloads
         block, close_to_full = tar.BLOCK, maxsize - _LONGEST_END
+        filled, count, full_stretch = self.size, self.samples, self._written + _CHUNK
         for item in samples:
             number, (given, sample) = item
             key = default_key(number) if given is None else check_key(given)
@@ -166,20 +167,22 @@ class ShardWriter:
             name = key + ".msgpack"
             length = len(payload)
             head = block if len(name) <= 100 and name.isascii() else len(tar.header(name, length))
-            size = self.size + head + length + -length % block
-            if size > close_to_full and self.samples and tar.archive_size(size) > maxsize:
+            size = filled + head + length + -length % block
+            if size > close_to_full and count and tar.archive_size(size) > maxsize:
                 return item
             keys.add(key)
             names.append(name)
             payloads.append(payload)
             describe(values, raw, kinds)
-            self.size = size
-            self.samples += 1
-            if size - self._written >= _CHUNK:
+            self.size = filled = size
+            count += 1
+            self.samples = count
+            if size >= full_stretch:
                 self._flush(b"")
+                full_stretch = size + _CHUNK
             if advance is not None:
                 advance()
-            if self.samples >= maxcount:
+            if count >= maxcount:
                 return next(samples, None)
         return None
 
