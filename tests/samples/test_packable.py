@@ -14,6 +14,7 @@ from typing import Annotated, Any, ClassVar, Literal, Optional, Union
 import cloudpickle
 import numpy as np
 import pytest
+import typing_extensions
 from numpy.typing import NDArray
 
 import atdata
@@ -533,3 +534,18 @@ class Later:
 def test_classes_that_name_each_other():
     one = Early(Later([Early(None)]))
     assert unpack(pack(one), Early) == one
+
+
+def test_a_type_alias_is_what_it_stands_for():
+    scalar = typing.TypeVar("scalar", bound=np.generic)
+    array = typing_extensions.TypeAliasType(
+        "array", np.ndarray[tuple[Any, ...], np.dtype[scalar]], type_params=(scalar,)
+    )
+    label = typing_extensions.TypeAliasType("label", str | None)
+    made = atdata.packable(
+        dataclasses.make_dataclass("Aliased", [("x", array[np.uint8]), ("any", array), ("s", label)])
+    )
+    sample = made(np.arange(3, dtype=np.uint8), np.arange(2.0), None)
+    assert atdata.unpack(atdata.pack(sample), made) == sample
+    with pytest.raises(SampleTypeError, match="expected uint8 array, got float64"):
+        atdata.pack(made(np.arange(3.0), np.arange(2.0), "a"))

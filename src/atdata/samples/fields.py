@@ -252,6 +252,7 @@ def field_type(hint: Any, path: str) -> FieldType:
     """
     if hint is None:
         hint = type(None)
+    hint = _unaliased(hint)
     if isinstance(hint, type) and hint in _PRIMITIVES:
         return _PRIMITIVES[hint]
     if hint is Any:
@@ -295,6 +296,16 @@ def field_type(hint: Any, path: str) -> FieldType:
         "any of these `| None`",
         field=path,
     )
+
+
+def _unaliased(hint: Any) -> Any:
+    """What a `type` alias stands for (PEP 695); newer releases of NumPy make `NDArray` one."""
+    while True:
+        alias = hint if hasattr(hint, "__value__") else typing.get_origin(hint)
+        if not hasattr(alias, "__value__"):
+            return hint
+        args = typing.get_args(hint)
+        hint = alias.__value__[args] if args else alias.__value__
 
 
 def _show(hint: Any) -> str:
