@@ -25,7 +25,7 @@ from atdata.shards.manifest import Manifest, manifest_name, read_manifest
 from atdata.shards.reader import BufferShard, Shard, StreamShard
 from atdata.stores.cache import Cache
 from atdata.stores.disk import LocalObject
-from atdata.stores.http import HttpObject
+from atdata.stores.http import HttpObject, public_url
 from atdata.stores.objects import RemoteObject
 from atdata.stores.opening import Opening
 
@@ -37,11 +37,6 @@ _OPEN = 64  # shards kept open
 _AHEAD = 2  # shards opened while one is read
 _LOCAL_WORKERS = min(4, os.cpu_count() or 1)
 _REMOTE_WORKERS = 16  # ranges in flight
-
-
-def _public(url: str) -> str:
-    """A URL for messages: without a query, which may be a signature."""
-    return url.split("?", 1)[0] if url.lower().startswith(("http://", "https://")) else url
 
 
 class _Open(NamedTuple):
@@ -230,10 +225,10 @@ class Access:
         self._check_size(ref, file.size)
         manifest = self._manifest(ref, file.size)
         if manifest is not None:
-            shard = RemoteShard(_public(ref.url), file, manifest, check=self._verify != "never")
+            shard = RemoteShard(public_url(ref.url), file, manifest, check=self._verify != "never")
             return _Open(shard, checked=True)
         if expected is None:
-            return _Open(StreamShard(_public(ref.url), file.stream), checked=True)
+            return _Open(StreamShard(public_url(ref.url), file.stream), checked=True)
         try:
             return _Open(self._downloaded(ref, file, expected), checked=True)
         except IntegrityError:  # once more: it may have been damaged on the way
@@ -275,7 +270,7 @@ class Access:
         if ref.info is not None and size != ref.info.size:
             raise IntegrityError(
                 f"the shard has {size} bytes, its record {ref.info.size}: it was cut, changed or replaced",
-                url=_public(ref.url),
+                url=public_url(ref.url),
                 expected=ref.info.size,
                 got=size,
             )

@@ -18,7 +18,7 @@ from typing import IO, Any
 from atdata.errors import AccessDeniedError, DatasetNotFoundError, IntegrityError, StoreError
 from atdata.stores.base import StoredObject
 
-__all__ = ["HttpObject"]
+__all__ = ["HttpObject", "public_url"]
 
 _TRIES = 6
 _TIMEOUT = 20.0  # seconds without any byte
@@ -37,7 +37,7 @@ class _SameKind(urllib.request.HTTPRedirectHandler):
             newurl.startswith("http://") and req.full_url.startswith("http://")
         ):
             raise StoreError(
-                f"the server redirects to {newurl.split('?')[0]}, which is not followed", url=_public(req.full_url)
+                f"the server redirects to {newurl.split('?')[0]}, which is not followed", url=public_url(req.full_url)
             )
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
@@ -45,9 +45,9 @@ class _SameKind(urllib.request.HTTPRedirectHandler):
 _opener = urllib.request.build_opener(_SameKind)
 
 
-def _public(url: str) -> str:
-    """The URL without its query, which may be a signature."""
-    return url.split("?", 1)[0]
+def public_url(url: str) -> str:
+    """A URL for messages: of one on the web, the part before the query, which may be a signature."""
+    return url.split("?", 1)[0] if url.lower().startswith(("http://", "https://")) else url
 
 
 class HttpObject(StoredObject):
@@ -59,7 +59,7 @@ class HttpObject(StoredObject):
     """
 
     def __init__(self, address: str, size: int | None = None) -> None:
-        self.url = _public(address)
+        self.url = public_url(address)
         if "@" in urllib.parse.urlsplit(address).netloc:
             _, _, rest = self.url.partition("@")
             raise StoreError("a URL with a name and password is not read; give one without", url=f"…@{rest}")
