@@ -140,6 +140,11 @@ class Dataset(Generic[T]):
         """The content identifier of the stored dataset; None where there is no commit record for all of it."""
         return None if self._located is None or self._located.record is None else self._located.record.cid
 
+    @property
+    def located(self) -> Located | None:
+        """The shards with what is recorded of each, and the stored schema; None for samples in memory."""
+        return self._located
+
     def list_shards(self) -> list[str]:
         """The URLs of the shards, in order; none for samples in memory."""
         return [] if self._located is None else [ref.url for ref in self._located.shards]
