@@ -16,10 +16,11 @@ export PYTHON JOBS UV
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z0-9.-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: ## make .venv with the locked packages, or find it made
-	@scripts/setup.sh
+setup: ## make .venv with the locked packages and PyTorch, or find it made
+	@scripts/setup.sh --with requirements/torch.txt
 
-demo: setup ## show the library at work on real data
+demo: ## show the library at work on real data
+	@scripts/setup.sh
 	@$(BIN)/atdata demo $(ARGS)
 
 test: setup ## every check and every test, with coverage
@@ -31,7 +32,7 @@ test-fast: setup ## only the tests that are not slow
 test-3.12: ## the fast tests under Python 3.12, in .venv-3.12
 test-3.13: ## the fast tests under Python 3.13, in .venv-3.13
 test-3.12 test-3.13: test-%:
-	@scripts/setup.sh --venv .venv-$* --version $*
+	@scripts/setup.sh --venv .venv-$* --with requirements/torch.txt --version $*
 	@VENV=.venv-$* scripts/check.sh fast $(ARGS)
 
 lint: setup ## style, types and imports only
@@ -45,7 +46,7 @@ lock: ## pin requirements/*.txt anew (ARGS=--upgrade: to the newest)
 	@scripts/lock.sh $(ARGS)
 
 bench: ## compare with the other loaders, in .venv-bench
-	@scripts/setup.sh --venv .venv-bench --requirements requirements/bench.txt --no-deps requirements/bench-torch.txt
+	@scripts/setup.sh --venv .venv-bench --requirements requirements/bench.txt --with requirements/torch.txt --no-deps requirements/bench-torch.txt
 	@.venv-bench/bin/python benchmarks/run.py $(ARGS)
 
 clean: ## remove what these targets made, virtual environments too

@@ -2,9 +2,10 @@
 # Makes a virtual environment with the locked requirements and this checkout in it, or finds it
 # already made and says nothing. Safe to interrupt, to repeat, and to run twice at the same time.
 #
-#   scripts/setup.sh [--venv .venv] [--requirements requirements/dev.txt] [--no-deps FILE] [--version 3.12]
+#   scripts/setup.sh [--venv .venv] [--requirements requirements/dev.txt] [--with FILE] [--no-deps FILE] [--version 3.12]
 #
-# --no-deps names a second list, of packages that are installed as they are, without what they ask for.
+# --with names a second list, of packages that come without hashes, with what they ask for and the first does not have;
+# --no-deps a third, of packages that are installed as they are, without what they ask for.
 # PYTHON names the interpreter to use; without it, the first of python3.11, 3.12, 3.13 and python3
 # that is new enough. --version asks for one minor version instead.
 set -euo pipefail
@@ -14,12 +15,14 @@ readonly root=$PWD
 
 venv=.venv
 requirements=requirements/dev.txt
+with=
 no_deps=
 version=
 while [ $# -gt 0 ]; do
     case $1 in
         --venv) venv=$2; shift 2 ;;
         --requirements) requirements=$2; shift 2 ;;
+        --with) with=$2; shift 2 ;;
         --no-deps) no_deps=$2; shift 2 ;;
         --version) version=$2; shift 2 ;;
         *) echo "setup: unknown option $1" >&2; exit 2 ;;
@@ -46,7 +49,7 @@ esac
 readonly build_tools=requirements/build.txt
 lists=("$build_tools" "$requirements")
 if [ -n "$no_deps" ]; then lists+=("$no_deps"); fi
-for list in "${lists[@]}"; do [ -f "$list" ] || fail "there is no $list"; done
+for list in "${lists[@]}" ${with:+"$with"}; do [ -f "$list" ] || fail "there is no $list"; done
 
 # What the environment was made from is kept inside it; a copy is written only when a step is done,
 # so an environment without its copies is one that was never finished.
@@ -104,6 +107,9 @@ project_facts() {
     cat pyproject.toml
     grep '^__version__' src/atdata/__init__.py || true
 }
+
+# An environment with more in it than was asked for serves as well, so this list is no part of the first.
+have_more() { [ -z "$with" ] || cmp -s "$with" "$state/more.txt"; }
 
 have_project() { [ "$(project_facts 2>/dev/null)" = "$(cat "$state/project" 2>/dev/null)" ]; }
 
@@ -238,6 +244,15 @@ install_packages() {
     mv "$state/requirements.new" "$state/requirements.txt"
 }
 
+install_more() {
+    say "installing the packages of $with"
+    rm -f "$state/more.txt"
+    pip install --quiet --no-input --progress-bar off --only-binary :all: -r "$with" ||
+        fail "could not install the packages of $with (pip's own report is above)." "Put that right, then run the same command again."
+    cp "$with" "$state/more.new"
+    mv "$state/more.new" "$state/more.txt"
+}
+
 install_project() {
     rm -f "$state/project"
     say "installing atdata itself, editable"
@@ -248,7 +263,7 @@ install_project() {
     mv "$state/project.new" "$state/project"
 }
 
-if have_packages && have_project; then exit 0; fi
+if have_packages && have_more && have_project; then exit 0; fi
 
 python=$(find_python)
 take_turn "$python"
@@ -256,5 +271,6 @@ if ! have_packages; then
     install_system_packages "$python"
     install_packages "$python"
 fi
+if ! have_more; then install_more; fi
 if ! have_project; then install_project; fi
 say "$venv is ready"
