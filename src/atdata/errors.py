@@ -19,11 +19,18 @@ AtdataError
 │   ├── ForkError                a forked process may not use its parent's connections
 │   ├── CommitRecordError        an atdata.json that cannot be trusted (also ValueError)
 │   └── UnsafeNameError          a name that would leave its place (also ValueError)
-└── DatasetError                 a dataset cannot be read that way
-    ├── EmptyDatasetError        there is nothing to write (also ValueError)
-    ├── SampleKeyError           no sample has that key (also KeyError)
-    ├── SampleIndexError         no sample has that number (also IndexError)
-    └── StepError                a user's function in `map` or `filter` raised
+├── DatasetError                 a dataset cannot be read that way
+│   ├── EmptyDatasetError        there is nothing to write (also ValueError)
+│   ├── SampleKeyError           no sample has that key (also KeyError)
+│   ├── SampleIndexError         no sample has that number (also IndexError)
+│   ├── QueryError               a predicate asks what a field's type does not allow (also TypeError)
+│   └── StepError                a user's function in `map` or `filter` raised
+└── CatalogError                 an index of datasets could not do what was asked
+    ├── EntryNotFoundError       the index has no such dataset, version, label or schema (also LookupError)
+    ├── EntryExistsError         the index has that version already (also ValueError)
+    ├── EntryFormError           a name, version, reference or description that cannot be used (also ValueError)
+    ├── CatalogBusyError         the index is locked, or its server does not answer; later it may
+    └── CatalogVersionError      the index was made by another version of atdata
 ```
 
 Each message says what happened, where, and what to do. The parts of "where" are attributes too:
@@ -37,14 +44,21 @@ from typing import Any
 __all__ = [
     "AccessDeniedError",
     "AtdataError",
+    "CatalogBusyError",
+    "CatalogError",
+    "CatalogVersionError",
     "CommitRecordError",
     "DatasetError",
     "DatasetExistsError",
     "DatasetNotFoundError",
     "EmptyDatasetError",
+    "EntryExistsError",
+    "EntryFormError",
+    "EntryNotFoundError",
     "ForkError",
     "IntegrityError",
     "ManifestError",
+    "QueryError",
     "SampleDecodeError",
     "SampleError",
     "SampleIndexError",
@@ -232,5 +246,33 @@ class SampleIndexError(DatasetError, IndexError):
     """No sample of the dataset has that number."""
 
 
+class QueryError(DatasetError, TypeError):
+    """A predicate asks of a field what its type, or one of its values, does not allow."""
+
+
 class StepError(DatasetError):
     """A user's function in a `map` or `filter` step raised; the cause is chained."""
+
+
+class CatalogError(AtdataError):
+    """An index of datasets could not do what was asked."""
+
+
+class EntryNotFoundError(CatalogError, LookupError):
+    """The index has no such dataset, version, label or schema."""
+
+
+class EntryExistsError(CatalogError, ValueError):
+    """The index has that version already, and versions never change; nothing was changed."""
+
+
+class EntryFormError(CatalogError, ValueError):
+    """A name, version, reference, tag, description or metadata that an index cannot take."""
+
+
+class CatalogBusyError(CatalogError):
+    """The index is locked by another process, or its server does not answer; trying again may help."""
+
+
+class CatalogVersionError(CatalogError):
+    """The index was made by another version of atdata, and has to be migrated, or atdata updated."""
