@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
@@ -184,12 +184,12 @@ class DatasetEntry:
         return hash((self.name, self.version, self.cid))
 
     @property
-    def _plain(self) -> Sequence[Any]:
-        return [getattr(self, f.name) for f in dataclasses.fields(self) if not f.name.startswith("_")]
+    def _plain(self) -> dict[str, Any]:
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "_locate"}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (_entry, (*self._plain, self.located))
+        return (_entry, (self._plain, self.located))
 
 
-def _entry(*values: Any) -> DatasetEntry:
-    return DatasetEntry(*values[:-1], lambda: values[-1])
+def _entry(plain: dict[str, Any], located: Located) -> DatasetEntry:
+    return DatasetEntry(**plain, _locate=lambda: located)
