@@ -21,7 +21,7 @@ from atdata.errors import (
 from atdata.stores.base import WrittenShards
 from atdata.stores.http import HttpObject
 from atdata.stores.s3 import S3DataStore
-from servers.proxy import FaultProxy
+from atdata.testing import FaultProxy
 from servers.rgw import S3Server
 from servers.web import WebServer
 

@@ -23,7 +23,7 @@ from atdata.errors import (
 )
 from atdata.stores.base import WrittenShards
 from atdata.stores.s3 import S3DataStore
-from servers.proxy import FaultProxy
+from atdata.testing import FaultProxy
 from servers.rgw import S3Server
 
 

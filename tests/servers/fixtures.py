@@ -3,7 +3,7 @@
 `rgw`          the S3 server (`servers.rgw`), one for the whole test run, shared by its processes. Not to be killed.
 `bucket`       a fresh bucket in it, removed after the test.
 `own_rgw`      an S3 server of this test's own, to kill and resume. About 1.5 s.
-`fault_proxy`  a faulty network (`servers.proxy`) before `rgw`: rgw.through(fault_proxy).
+`fault_proxy`  a faulty network (`atdata.testing.FaultProxy`) before `rgw`: rgw.through(fault_proxy).
 `make_proxy`   the same before any server: make_proxy(own_rgw).
 `web`          a web server (`servers.web`) over a fresh folder, `web.folder`.
 
@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from servers.proxy import FaultProxy
+from atdata.testing import FaultProxy
 from servers.rgw import RGW, HasEndpoint, S3Server, shared
 from servers.web import WebServer
 

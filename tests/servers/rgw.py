@@ -11,7 +11,7 @@ In a test, take a fixture (`servers.fixtures`, known to all tests):
         own_rgw.kill()                             # SIGKILL: open connections break, new ones are refused
         own_rgw.resume()                           # the same port, keys and data
 
-    def test_network(rgw, bucket, fault_proxy):    # see servers.proxy
+    def test_network(rgw, bucket, fault_proxy):    # see atdata.testing.FaultProxy
         slow = rgw.through(fault_proxy)            # the same server by the proxy's address
         fault_proxy.set(latency=0.03)
 

@@ -19,7 +19,7 @@ import atdata
 from atdata.errors import IntegrityError, StoreError
 from atdata.stores.cache import Cache
 from atdata.stores.s3 import S3DataStore
-from servers.proxy import FaultProxy
+from atdata.testing import FaultProxy
 from servers.rgw import S3Server
 
 

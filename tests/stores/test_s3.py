@@ -35,7 +35,7 @@ from atdata.errors import (
 from atdata.stores import s3
 from atdata.stores.claims import CLAIM_NAME
 from atdata.stores.s3 import S3DataStore
-from servers.proxy import FaultProxy
+from atdata.testing import FaultProxy
 from servers.rgw import RGW, S3Server
 
 

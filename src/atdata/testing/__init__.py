@@ -1,7 +1,8 @@
 """What tests of atdata, and of code that uses it, are made of.
 
-`samples` gives hypothesis strategies for a sample type. `DataStoreSuite` and `FullStoreSuite` are what every data store
-has to pass; they need pytest and the real `webdataset` package.
+`samples` gives hypothesis strategies for a sample type. `FaultProxy` is a bad network before any server that speaks
+HTTP. `DataStoreSuite` and `FullStoreSuite` are what every data store has to pass; they need pytest and the real
+`webdataset` package.
 """
 
 from __future__ import annotations
@@ -9,12 +10,13 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
+from atdata.testing.proxy import FaultProxy
 from atdata.testing.strategies import samples
 
 if TYPE_CHECKING:
     from atdata.testing.stores import DataStoreSuite, FullStoreSuite
 
-__all__ = ["DataStoreSuite", "FullStoreSuite", "samples"]
+__all__ = ["DataStoreSuite", "FaultProxy", "FullStoreSuite", "samples"]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,23 +1,7 @@
-"""A faulty network for tests: a TCP proxy on loopback, before a real server, told at run time what to do wrong.
+"""The process behind `FaultProxy`: the standard library only, and nothing of it to be imported.
 
-    def test_slow(rgw, bucket, fault_proxy):
-        fault_proxy.set(latency=0.03, bandwidth=90e6)           # a distant server
-        fault_proxy.set(cut_after=1_000_000)                    # each connection, both ways counted, is cut
-        fault_proxy.set(fail_share=0.1, retry_after=1, seed=7)  # one request in ten: 503 Slow Down
-        fault_proxy.reset()                                     # RST on all that is open now
-        fault_proxy.stall(); ...; fault_proxy.release()         # nothing moves; or stall(seconds=2)
-        fault_proxy.set(refuse=True)                            # new connections are refused
-        fault_proxy.lose_answers("PUT")                         # the next one reaches the server, its answer nobody
-        fault_proxy.flip_bit(answer=2)                          # in the third GET's body from now on
-        fault_proxy.answer_next(403, count=2, method="GET")     # not from the server
-        store = S3Store(bucket, **rgw.through(fault_proxy).obstore_options)
-        fault_proxy.requests()                                  # [Request(method="GET", path=…, range="bytes=0-99", …)]
-        fault_proxy.counts()                                    # by method
-        fault_proxy.clear()                                     # no faults any more
-
-What it passes on it leaves as it is, the Host header too, so signatures hold. It runs in a process of its own: in a
-thread it would wait for the test's own Python code, and a test that forks would fork it too. That process ends when
-the one that started it does, in whatever way.
+It reads commands from its standard input, one JSON array a line, and answers each with a line of JSON; it ends with its
+input, or with the process that started it.
 """
 
 from __future__ import annotations
@@ -29,193 +13,16 @@ import random
 import signal
 import socket
 import struct
-import subprocess
 import sys
-import threading
 import time
-import urllib.parse
-from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, fields
-from types import TracebackType
-from typing import Any, NoReturn, Self
+from dataclasses import asdict, dataclass
+from types import SimpleNamespace
+from typing import Any
 
 PIECE = 1 << 20
-SLOW_DOWN = (
-    b'<?xml version="1.0" encoding="UTF-8"?><Error><Code>%s</Code><Message>The proxy of the tests.</Message></Error>'
-)
+ERROR = b'<?xml version="1.0" encoding="UTF-8"?><Error><Code>%s</Code><Message>The faulty network.</Message></Error>'
 CODES = {403: "AccessDenied", 404: "NoSuchKey", 429: "TooManyRequests", 500: "InternalError", 503: "SlowDown"}
-
-
-@dataclass(frozen=True)
-class Request:
-    """One that came to the proxy, as far as it went."""
-
-    method: str
-    path: str
-    """With the query, as sent."""
-    range: str
-    """The header, "" without."""
-    at: float
-    """Seconds since the proxy started."""
-    connection: int
-    """Its number, from 1."""
-    status: int = 0
-    """Of the answer; 0 while there is none, or where it was lost."""
-    received: int = 0
-    """Bytes of the request's body that came from the client."""
-    sent: int = 0
-    """Bytes of the answer's body that went to the client."""
-
-
-@dataclass
-class Count:
-    requests: int = 0
-    received: int = 0
-    sent: int = 0
-
-
-@dataclass
-class _Faults:
-    latency: float = 0.0
-    """Seconds from the end of a request to the first byte of its answer, at the least."""
-    bandwidth: float = 0.0
-    """Bytes a second for each connection, each way; 0: no limit."""
-    cut_after: int = 0
-    """Bytes that a connection carries, both ways together, before it is cut; 0: no limit."""
-    cut_reset: bool = False
-    """Cut by RST; else the connection is closed in good order, which leaves a body short."""
-    refuse: bool = False
-    fail_share: float = 0.0
-    """Of the requests, that are answered with `fail_status` and do not reach the server."""
-    fail_status: int = 503
-    fail_methods: list[str] = field(default_factory=list)
-    """Which methods `fail_share` is about; none: all."""
-    retry_after: float | None = None
-    """Said in the answers that are not from the server."""
-    seed: int = 0
-    """Which requests those are; setting it starts the row anew."""
-
-
-class FaultProxy:
-    """A proxy before `upstream` (http://host:port). `http=False`: bytes only, so nothing about requests."""
-
-    def __init__(self, upstream: str, *, http: bool = True) -> None:
-        self._upstream = urllib.parse.urlsplit(upstream).netloc
-        self._http = http
-        self._turn = threading.Lock()
-        self._process: subprocess.Popen[bytes] | None = None
-        self.port = 0
-
-    @property
-    def endpoint(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    def set(self, **faults: Any) -> None:
-        """Change these settings, of which `_Faults` has the list; the others stay. Open connections obey at once."""
-        self._ask("set", **faults)
-
-    def clear(self) -> None:
-        """All settings back to no faults, what stalls released; what was counted stays."""
-        self._ask("clear")
-
-    def reset(self) -> int:
-        """RST on all open connections; how many they were."""
-        return int(self._ask("reset"))
-
-    def stall(self, seconds: float | None = None) -> None:
-        """Forward nothing, new connections are taken; for so long, or until `release`."""
-        self._ask("stall", seconds=seconds)
-
-    def release(self) -> None:
-        self._ask("release")
-
-    def lose_answers(self, method: str = "PUT", count: int = 1) -> None:
-        """The next such requests reach the server; instead of its answer the client gets an RST."""
-        self._ask("lose_answers", method=method, count=count)
-
-    def flip_bit(self, answer: int = 0, at: float = 0.5) -> None:
-        """In the body of the GET answered after so many others from now on, at this share of its length."""
-        self._ask("flip_bit", answer=answer, at=at)
-
-    def answer_next(
-        self, status: int, *, count: int = 1, method: str = "", headers: Mapping[str, str] | None = None, body: str = ""
-    ) -> None:
-        """The next so many requests (by this method, where given) get this answer and do not reach the server."""
-        self._ask("answer_next", status=status, count=count, method=method, headers=dict(headers or {}), body=body)
-
-    def requests(self, method: str = "") -> list[Request]:
-        got = [Request(**each) for each in self._ask("requests")]
-        return [each for each in got if method in ("", each.method)]
-
-    def counts(self) -> dict[str, Count]:
-        """Requests and bytes of bodies, by method."""
-        by_method: dict[str, Count] = {}
-        for request in self.requests():
-            count = by_method.setdefault(request.method, Count())
-            count.requests += 1
-            count.received += request.received
-            count.sent += request.sent
-        return by_method
-
-    def connections(self) -> tuple[int, int]:
-        """How many are open, and how many there were."""
-        now, ever = self._ask("connections")
-        return now, ever
-
-    def forget(self) -> None:
-        """Counts and records start anew."""
-        self._ask("forget")
-
-    def start(self) -> Self:
-        from servers.rgw import _free_ports
-
-        for _ in range(5):
-            self.port = _free_ports(1)[0]
-            arguments = [str(self.port), self._upstream, "http" if self._http else "plain"]
-            self._process = subprocess.Popen(
-                [sys.executable, "-I", "-S", __file__, *arguments],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                start_new_session=True,
-            )
-            assert self._process.stdout is not None
-            if self._process.stdout.readline() == b"ready\n":
-                return self
-            self.close()
-        raise RuntimeError("the fault proxy did not start; what it said is above")
-
-    def close(self) -> None:
-        if self._process is not None:
-            process, self._process = self._process, None
-            process.kill()
-            process.communicate()
-
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def _ask(self, command: str, **arguments: Any) -> Any:
-        with self._turn:
-            assert self._process is not None, "not started"
-            assert self._process.stdin is not None
-            assert self._process.stdout is not None
-            self._process.stdin.write(json.dumps([command, arguments]).encode() + b"\n")
-            self._process.stdin.flush()
-            answer = self._process.stdout.readline()
-        if not answer:
-            raise RuntimeError(f"the fault proxy is gone, exit code {self._process.wait()}")
-        good, value = json.loads(answer)
-        if not good:
-            raise ValueError(value)
-        return value
-
-
-# ---- the process of its own: the standard library only ---------------------------------------------------------------
 
 
 class _CutError(Exception):
@@ -276,9 +83,10 @@ class _Head:
     """The first part of a request or an answer, up to the empty line."""
 
     def __init__(self, raw: bytes) -> None:
-        lines = raw.decode("latin-1").split("\r\n")
-        self.words = lines[0].split(" ", 2)
-        self.headers = {n.strip().lower(): v.strip() for n, _, v in (line.partition(":") for line in lines[1:]) if n}
+        first, *lines = raw.split(b"\r\n")
+        self.words = first.decode("latin-1").split(" ", 2)
+        self.lines = {line.split(b":")[0].strip().lower().decode("latin-1"): line for line in lines if line}
+        self.headers = {n: line.partition(b":")[2].strip().decode("latin-1") for n, line in self.lines.items()}
 
     @property
     def chunked(self) -> bool:
@@ -302,7 +110,8 @@ class _Connection:
         reset = False
         try:
             self.server = _End(await self.proxy.connect())
-            await (self.exchange() if self.proxy.http else self.pass_on())
+            while await self.one_request():
+                pass
         except _CutError as cut:
             reset = cut.reset
         except ConnectionError:
@@ -317,32 +126,28 @@ class _Connection:
     # -- bytes
 
     async def send(self, to: _End, data: bytes | memoryview, record: _Record | None = None, counter: str = "") -> None:
-        """All bytes pass here, and meet their faults here."""
-
-        async def out(piece: bytes | memoryview) -> None:
-            await to.loop.sock_sendall(to.sock, piece)
-            if record is not None and counter:
-                setattr(record, counter, getattr(record, counter) + len(piece))
-
+        """All bytes pass here, and meet their faults here; those of a body with the record that counts them."""
         faults = self.proxy.faults
-        cut = False
-        if faults.cut_after and self.carried + len(data) >= faults.cut_after:
-            data, cut = data[: max(0, faults.cut_after - self.carried)], True
+        cut = faults.cut_after and self.carried + len(data) >= faults.cut_after
+        if cut:
+            data = data[: max(0, faults.cut_after - self.carried)]
         self.carried += len(data)
-        if not self.proxy.moving.is_set():
+        at = 0
+        while at < len(data):
             await self.proxy.moving.wait()
-        if faults.bandwidth:
-            step = max(1024, int(faults.bandwidth * 0.002))
-            for start in range(0, len(data), step):
-                piece = data[start : start + step]
+            step = len(data)
+            if record is not None and (bandwidth := self.proxy.faults.bandwidth):
                 now = time.monotonic()
                 if to.free_at > now + 0.001:
                     await asyncio.sleep(to.free_at - now)
+                step = max(1, int(bandwidth * 0.002), min(1024, int(bandwidth * 0.05)))
                 # A sleep that was too long is made up for, idleness is not.
-                to.free_at = max(to.free_at, now - 0.05) + len(piece) / (faults.bandwidth or 1e12)
-                await out(piece)
-        else:
-            await out(data)
+                to.free_at = max(to.free_at, now - 0.05) + min(step, len(data) - at) / bandwidth
+            piece = data[at : at + step]
+            await to.loop.sock_sendall(to.sock, piece)
+            at += len(piece)
+            if record is not None:
+                setattr(record, counter, getattr(record, counter) + len(piece))
         if cut:
             raise _CutError(faults.cut_reset)
 
@@ -351,36 +156,7 @@ class _Connection:
         if wait > 0:
             await asyncio.sleep(wait)
 
-    async def pass_on(self) -> None:
-        """Without a look at what it is."""
-        assert self.server is not None
-        server = self.server
-        asked = False
-
-        async def up() -> None:
-            nonlocal asked
-            while len(data := await self.client.take(PIECE)):
-                asked = True
-                await self.send(server, data)
-                self.asked_at = time.monotonic()
-            server.sock.shutdown(socket.SHUT_WR)
-
-        async def down() -> None:
-            nonlocal asked
-            while len(data := await server.take(PIECE)):
-                if asked:
-                    await self.wait_latency()
-                    asked = False
-                await self.send(self.client, data)
-            self.client.sock.shutdown(socket.SHUT_WR)
-
-        await _all(up(), down())
-
     # -- requests
-
-    async def exchange(self) -> None:
-        while await self.one_request():
-            pass
 
     async def one_request(self) -> bool:
         assert self.server is not None
@@ -403,7 +179,10 @@ class _Connection:
             return False
         head = _Head(raw)
         method, path = head.words[0], head.words[1]
-        record = _Record(method, path, head.headers.get("range", ""), time.monotonic() - proxy.began, self.number)
+        shown = {**head.headers}
+        if "authorization" in shown:
+            shown["authorization"] = shown["authorization"].split(" ")[0]
+        record = _Record(method, path, shown, time.monotonic() - proxy.began, self.number)
         proxy.records.append(record)
 
         if answer := proxy.own_answer(record):
@@ -456,17 +235,25 @@ class _Connection:
             raise _CutError(True)
         await self.wait_latency()
         record.status = status
+        flip, length = -1, head.length
+        if method == "GET" and status in (200, 206) and length:
+            if (at := self.proxy.due("flip")) is not None:
+                flip = min(length - 1, int(length * at))
+            if (at := self.proxy.due("shorten")) is not None:
+                length = int(length * at)
+                raw = raw.replace(head.lines["content-length"], b"Content-Length: %d" % length)
         await self.send(self.client, raw)
         if method == "HEAD" or status in (204, 304):
             return True
-        flip = -1
-        if method == "GET" and status in (200, 206) and head.length:
-            flip = self.proxy.flips(head.length)
         if head.length is None and not head.chunked:
             while len(data := await self.server.take(PIECE)):
                 await self.send(self.client, data, record, "sent")
             return False
-        await self.body(head, self.server, self.client, record, "sent", flip)
+        if length != head.length:
+            await self.run_of(length or 0, self.server, self.client, record, "sent", flip)
+            await self.run_of((head.length or 0) - (length or 0), self.server, None, None, "")
+        else:
+            await self.body(head, self.server, self.client, record, "sent", flip)
         return head.headers.get("connection", "").lower() != "close"
 
     async def body(
@@ -485,7 +272,7 @@ class _Connection:
             if size == 0:
                 break
             await self.run_of(size, start, to, record, counter)
-            await self.run_of(2, start, to, record, "")
+            await self.run_of(2, start, to, None, "")
         while True:  # trailers, and the empty line
             line = await start.until(b"\r\n")
             if to is not None:
@@ -494,7 +281,7 @@ class _Connection:
                 return
 
     async def run_of(
-        self, size: int, start: _End, to: _End | None, record: _Record, counter: str, flip: int = -1
+        self, size: int, start: _End, to: _End | None, record: _Record | None, counter: str, flip: int = -1
     ) -> None:
         done = 0
         while done < size:
@@ -512,7 +299,7 @@ class _Connection:
 class _Record:
     method: str
     path: str
-    range: str
+    headers: dict[str, str]
     at: float
     connection: int
     status: int = 0
@@ -521,18 +308,18 @@ class _Record:
 
 
 class _Proxy:
-    def __init__(self, port: int, upstream: str, http: bool) -> None:
-        host, _, its_port = upstream.rpartition(":")
-        self.port, self.upstream, self.http = port, (host, int(its_port)), http
+    def __init__(self) -> None:
+        self.upstream = ("", 0)
         self.began = time.monotonic()
-        self.faults = _Faults()
-        self.dice = random.Random(0)
+        self.faults: Any = None
+        self.dice = random.Random(0)  # noqa: S311  (which requests fail)
+        self.concerned = 0
         self.moving = asyncio.Event()
         self.moving.set()
         self.releasing: asyncio.TimerHandle | None = None
         self.records: list[_Record] = []
         self.losing: dict[str, int] = {}
-        self.flipping: list[tuple[int, float]] = []
+        self.spoiling: dict[str, list[tuple[int, float]]] = {"flip": [], "shorten": []}
         self.answering: list[dict[str, Any]] = []
         self.open: dict[asyncio.Task[None], _Connection] = {}
         self.ever = 0
@@ -540,24 +327,28 @@ class _Proxy:
 
     # -- commands
 
-    def do_set(self, **faults: Any) -> None:
-        for name in faults:
-            if name not in {each.name for each in fields(_Faults)}:
-                raise ValueError(f"there is no setting {name}")
-        for name, value in faults.items():
-            setattr(self.faults, name, value)
-        if "seed" in faults:
-            self.dice = random.Random(self.faults.seed)
+    def do_start(self, upstream: str, faults: dict[str, Any]) -> int:
+        host, _, port = upstream.rpartition(":")
+        self.upstream = (host, int(port))
+        # Bound but not listening, it keeps the port while connections are refused.
+        self.reserve = socket.socket()
+        self.reserve.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self.reserve.bind(("127.0.0.1", 0))
+        self.do_set(faults, True)
+        return int(self.reserve.getsockname()[1])
+
+    def do_set(self, faults: dict[str, Any], anew: bool) -> None:
+        self.faults = SimpleNamespace(**faults)
+        if anew:
+            self.dice = random.Random(self.faults.seed)  # noqa: S311
+            self.concerned = 0
         self.listen()
 
     def do_clear(self) -> None:
-        self.faults = _Faults()
-        self.dice = random.Random(0)
         self.losing.clear()
-        self.flipping.clear()
+        self.spoiling = {"flip": [], "shorten": []}
         self.answering.clear()
         self.do_release()
-        self.listen()
 
     def do_reset(self) -> int:
         for task, connection in self.open.items():
@@ -579,8 +370,8 @@ class _Proxy:
     def do_lose_answers(self, method: str, count: int) -> None:
         self.losing[method] = count
 
-    def do_flip_bit(self, answer: int, at: float) -> None:
-        self.flipping.append((answer, at))
+    def do_spoil(self, what: str, answer: int, at: float) -> None:
+        self.spoiling[what].append((answer, at))
 
     def do_answer_next(self, **answer: Any) -> None:
         self.answering.append(answer)
@@ -606,15 +397,18 @@ class _Proxy:
                     self.answering.remove(wanted)
                 return self.written(wanted["status"], wanted["headers"], wanted["body"].encode())
         faults = self.faults
-        concerned = not faults.fail_methods or record.method in faults.fail_methods
-        if faults.fail_share and concerned and self.dice.random() < faults.fail_share:
+        if faults.fail_methods and record.method not in faults.fail_methods:
+            return b""
+        self.concerned += 1
+        due = faults.fail_every and self.concerned % faults.fail_every == 0
+        if due or (faults.fail_share and self.dice.random() < faults.fail_share):
             return self.written(faults.fail_status, {}, b"")
         return b""
 
     def written(self, status: int, headers: dict[str, str], body: bytes) -> bytes:
         headers = {"Content-Type": "application/xml", **headers}
-        body = body or SLOW_DOWN % CODES.get(status, "Error").encode()
-        if self.faults.retry_after is not None:
+        body = body or ERROR % CODES.get(status, "Error").encode()
+        if self.faults.retry_after:
             headers.setdefault("Retry-After", f"{self.faults.retry_after:g}")
         lines = [f"HTTP/1.1 {status} From the proxy", *(f"{n}: {v}" for n, v in headers.items())]
         return "\r\n".join([*lines, f"Content-Length: {len(body)}", "", ""]).encode() + body
@@ -624,11 +418,12 @@ class _Proxy:
         self.losing[method] = max(0, left - 1)
         return left > 0
 
-    def flips(self, length: int) -> int:
-        """Where in this body to flip a bit; -1: nowhere."""
-        due = [at for left, at in self.flipping if left == 0]
-        self.flipping = [(left - 1, at) for left, at in self.flipping if left > 0]
-        return min(length - 1, int(length * due[0])) if due else -1
+    def due(self, what: str) -> float | None:
+        """Whether this answer's body is to be spoiled so, and at which share of its length."""
+        waiting = self.spoiling[what]
+        at = next((at for left, at in waiting if left == 0), None)
+        self.spoiling[what] = [(left - 1, at) for left, at in waiting if left > 0]
+        return at
 
     # -- connections
 
@@ -650,7 +445,7 @@ class _Proxy:
         elif not self.faults.refuse and self.listener is None:
             sock = socket.socket()
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            sock.bind(("127.0.0.1", self.port))
+            sock.bind(self.reserve.getsockname())
             sock.listen(512)
             sock.setblocking(False)
             self.listener = asyncio.ensure_future(self.accept(sock))
@@ -670,19 +465,15 @@ class _Proxy:
         loop = asyncio.get_running_loop()
         commands = asyncio.StreamReader(limit=1 << 24)
         await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(commands), sys.stdin)
-        self.listen()
-        _say(b"ready\n")
         while line := await commands.readline():
             command, arguments = json.loads(line)
-            try:
-                answer: Any = [True, getattr(self, f"do_{command}")(**arguments)]
-                await asyncio.sleep(0)  # what was cancelled is closed before the answer
-                await asyncio.sleep(0)
-            except Exception as error:
-                answer = [False, f"{type(error).__name__}: {error}"]
-            _say(json.dumps(answer).encode() + b"\n")
+            answer = getattr(self, f"do_{command}")(**arguments)
+            await asyncio.sleep(0)  # what was cancelled is closed before the answer
+            await asyncio.sleep(0)
+            sys.stdout.write(json.dumps(answer) + "\n")
+            sys.stdout.flush()
 
-    async def main(self) -> NoReturn:
+    async def main(self) -> None:
         asyncio.get_running_loop().set_exception_handler(lambda loop, context: None)
 
         async def leave_with_parent() -> None:
@@ -694,28 +485,8 @@ class _Proxy:
             {asyncio.ensure_future(self.obey()), asyncio.ensure_future(leave_with_parent())},
             return_when=asyncio.FIRST_COMPLETED,
         )
-        os._exit(0)
-
-
-async def _all(*parts: Any) -> None:
-    """Until all have ended, or one has failed."""
-    tasks = [asyncio.ensure_future(part) for part in parts]
-    try:
-        await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-
-
-def _say(line: bytes) -> None:
-    sys.stdout.buffer.write(line)
-    sys.stdout.buffer.flush()
-
-
-async def _main() -> None:
-    await _Proxy(int(sys.argv[1]), sys.argv[2], sys.argv[3] == "http").main()
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    asyncio.run(_main())
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the tests
+    asyncio.run(_Proxy().main())
