@@ -92,7 +92,7 @@ def test_the_builtin_kinds_catch_them_too() -> None:
         for builtin in also:
             kind = {"TypeError": TypeError, "ValueError": ValueError, "KeyError": KeyError, "IndexError": IndexError,
                     "FileNotFoundError": FileNotFoundError, "FileExistsError": FileExistsError,
-                    "PermissionError": PermissionError}[builtin]  # fmt: skip
+                    "PermissionError": PermissionError, "LookupError": LookupError}[builtin]  # fmt: skip
             with pytest.raises(kind):
                 raise getattr(errors, name)("it broke")
 

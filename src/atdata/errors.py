@@ -25,6 +25,13 @@ AtdataError
 │   ├── SampleIndexError         no sample has that number (also IndexError)
 │   ├── QueryError               a predicate asks what a field's type does not allow (also TypeError)
 │   └── StepError                a user's function in `map` or `filter` raised
+├── LensError                    one sample type cannot be seen as another that way
+│   ├── LensDefinitionError      the declaration of a lens makes no sense (also TypeError)
+│   ├── LensRecordError          a stored lens that is malformed or means another one (also ValueError)
+│   ├── LensValueError           a value that the lens cannot carry over (also ValueError)
+│   ├── LensNotFoundError        no lens leads from one type to the other (also LookupError)
+│   ├── AmbiguousLensError       several lenses, or paths of them, lead there (also LookupError)
+│   └── LensLawError             a lens does not keep what it was given
 └── CatalogError                 an index of datasets could not do what was asked
     ├── EntryNotFoundError       the index has no such dataset, version, label or schema (also LookupError)
     ├── EntryExistsError         the index has that version already (also ValueError)
@@ -43,6 +50,7 @@ from typing import Any
 
 __all__ = [
     "AccessDeniedError",
+    "AmbiguousLensError",
     "AtdataError",
     "CatalogBusyError",
     "CatalogError",
@@ -57,6 +65,12 @@ __all__ = [
     "EntryNotFoundError",
     "ForkError",
     "IntegrityError",
+    "LensDefinitionError",
+    "LensError",
+    "LensLawError",
+    "LensNotFoundError",
+    "LensRecordError",
+    "LensValueError",
     "ManifestError",
     "QueryError",
     "SampleDecodeError",
@@ -252,6 +266,34 @@ class QueryError(DatasetError, TypeError):
 
 class StepError(DatasetError):
     """A user's function in a `map` or `filter` step raised; the cause is chained."""
+
+
+class LensError(AtdataError):
+    """One sample type cannot be seen as another that way."""
+
+
+class LensDefinitionError(LensError, TypeError):
+    """The declaration of a lens makes no sense."""
+
+
+class LensRecordError(LensError, ValueError):
+    """A stored lens is malformed, or means another lens than the one it was compared with."""
+
+
+class LensValueError(LensError, ValueError):
+    """The lens cannot carry a value over, in one direction or the other."""
+
+
+class LensNotFoundError(LensError, LookupError):
+    """No lens leads from one type to the other."""
+
+
+class AmbiguousLensError(LensError, LookupError):
+    """Several lenses, or several paths of them, lead from one type to the other."""
+
+
+class LensLawError(LensError):
+    """A lens does not keep what it was given."""
 
 
 class CatalogError(AtdataError):
