@@ -31,6 +31,7 @@ __all__ = [
     "Shape",
     "TupleOf",
     "field_type",
+    "unaliased",
 ]
 
 
@@ -252,7 +253,7 @@ def field_type(hint: Any, path: str) -> FieldType:
     """
     if hint is None:
         hint = type(None)
-    hint = _unaliased(hint)
+    hint = unaliased(hint)
     if isinstance(hint, type) and hint in _PRIMITIVES:
         return _PRIMITIVES[hint]
     if hint is Any:
@@ -298,7 +299,7 @@ def field_type(hint: Any, path: str) -> FieldType:
     )
 
 
-def _unaliased(hint: Any) -> Any:
+def unaliased(hint: Any) -> Any:
     """What a `type` alias stands for (PEP 695); newer releases of NumPy make `NDArray` one."""
     while True:
         alias = hint if hasattr(hint, "__value__") else typing.get_origin(hint)

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from atdata.errors import SampleDecodeError, SchemaError
 from atdata.samples import codec
 
-__all__ = ["MEMBERS", "Packable", "equal_values", "make_packable", "pack", "packable", "unpack"]
+__all__ = ["MEMBERS", "Packable", "equal_values", "keeps_values", "make_packable", "pack", "packable", "unpack"]
 
 T = TypeVar("T")
 
@@ -154,6 +154,13 @@ def _from_data_impl(cls: type[T], data: dict[str, Any]) -> T:
         return cls(**data)
     except TypeError as error:
         raise SampleDecodeError(f"{cls.__name__}: {error}") from None
+
+
+def keeps_values(sample_type: type) -> bool:
+    """Whether a sample's fields are what its bytes say: the class has no `__post_init__` or `__init__` of its own."""
+    # `dataclass` compiles its methods from text; a method in a file is the user's own.
+    made = getattr(getattr(sample_type.__init__, "__code__", None), "co_filename", "")  # type: ignore[misc]
+    return made == "<string>" and not hasattr(sample_type, "__post_init__")
 
 
 def equal_values(a: Any, b: Any) -> bool:

@@ -15,6 +15,7 @@ from atdata.errors import AtdataError, SampleDecodeError
 from atdata.samples import codec
 from atdata.samples.dictsample import DictSample
 from atdata.samples.fields import Array, EnumOf, LiteralOf, OptionalOf, Primitive
+from atdata.samples.packable import keeps_values
 from atdata.shards.compression import open_archive
 from atdata.shards.grouping import RawSample, group
 from atdata.shards.manifest import ArrayColumn, Manifest
@@ -324,13 +325,6 @@ def _kinds(column: ArrayColumn) -> list[tuple[np.dtype[Any], tuple[int, ...]]]:
     dtypes = column._dtypes.drop_null().unique().to_pylist()
     shapes = set(map(tuple, column._shapes.drop_null().to_pylist()))
     return [(np.dtype(dtype), shape) for dtype in dtypes for shape in shapes]
-
-
-def keeps_values(sample_type: type) -> bool:
-    """Whether a sample's fields are what its bytes say: the class has no `__post_init__` or `__init__` of its own."""
-    # `dataclass` compiles its methods from text; a method in a file is the user's own.
-    made = getattr(getattr(sample_type.__init__, "__code__", None), "co_filename", "")  # type: ignore[misc]
-    return made == "<string>" and not hasattr(sample_type, "__post_init__")
 
 
 def payload_decoder(sample_type: type) -> Callable[[memoryview], Any]:
