@@ -23,10 +23,10 @@ from atdata.errors import DatasetNotFoundError, IntegrityError
 from atdata.shards.compression import compression
 from atdata.shards.manifest import Manifest, manifest_name, read_manifest
 from atdata.shards.reader import BufferShard, Shard, StreamShard
+from atdata.stores.base import StoredObject
 from atdata.stores.cache import Cache
 from atdata.stores.disk import LocalObject
-from atdata.stores.http import HttpObject, public_url
-from atdata.stores.objects import RemoteObject
+from atdata.stores.http import public_url
 from atdata.stores.opening import Opening
 
 __all__ = ["Access", "Verify"]
@@ -184,7 +184,6 @@ class Access:
         if isinstance(file, LocalObject):
             with file:
                 return self._keep(number, self._local(ref, file, whole))
-        assert isinstance(file, RemoteObject | HttpObject)
         return self._keep(number, self._far(ref, file))
 
     def _open_source(self, name: str) -> IO[bytes]:
@@ -217,7 +216,7 @@ class Access:
             return _Open(StreamShard(ref.url, lambda: path.open("rb")), checked, state, expected)
         return _Open(BufferShard(ref.url, file.map(), manifest), checked, state, expected)
 
-    def _far(self, ref: ShardRef, file: RemoteObject | HttpObject) -> _Open:
+    def _far(self, ref: ShardRef, file: StoredObject) -> _Open:
         """A shard on a server: by ranges with a manifest, else whole where its digest is known, else as a stream."""
         expected = None if ref.info is None else ref.info.sha256
         if self._cache is not None and expected is not None:
@@ -234,7 +233,7 @@ class Access:
         except IntegrityError:  # once more: it may have been damaged on the way
             return _Open(self._downloaded(ref, file, expected), checked=True)
 
-    def _cached(self, cache: Cache, ref: ShardRef, file: RemoteObject | HttpObject, expected: str) -> _Open:
+    def _cached(self, cache: Cache, ref: ShardRef, file: StoredObject, expected: str) -> _Open:
         """The whole shard out of the cache, brought there if need be."""
         manifest = self._manifest(ref, file.size)
         for attempt in itertools.count():
@@ -248,7 +247,7 @@ class Access:
                 cache.remove(expected)
         raise AssertionError
 
-    def _downloaded(self, ref: ShardRef, file: RemoteObject | HttpObject, expected: str) -> Shard:
+    def _downloaded(self, ref: ShardRef, file: StoredObject, expected: str) -> Shard:
         """The whole shard in a file without a name, checked: nothing of it may be seen before its digest is known."""
         hasher = hashlib.sha256()
         with tempfile.TemporaryFile(prefix="atdata-") as copy:

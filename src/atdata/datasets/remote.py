@@ -10,8 +10,7 @@ from atdata.errors import IntegrityError
 from atdata.shards.grouping import RawSample
 from atdata.shards.manifest import Manifest
 from atdata.shards.reader import BufferShard, Shard
-from atdata.stores.http import HttpObject
-from atdata.stores.objects import RemoteObject
+from atdata.stores.base import StoredObject
 from atdata.stores.ranges import windows
 
 __all__ = ["RemoteShard"]
@@ -31,7 +30,7 @@ class RemoteShard(Shard):
 
     manifest: Manifest
 
-    def __init__(self, url: str, file: RemoteObject | HttpObject, manifest: Manifest, *, check: bool) -> None:
+    def __init__(self, url: str, file: StoredObject, manifest: Manifest, *, check: bool) -> None:
         self.url = url
         self.manifest = manifest
         self._file = file

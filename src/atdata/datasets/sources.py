@@ -101,7 +101,7 @@ def _as_written(urls: WrittenShards) -> bool:
 
 
 def _from_text(text: str, opening: Opening) -> Located:
-    far = opening.object_store(text) is not None or text.lower().startswith(("http://", "https://"))
+    far = opening.far(text)
     path = None if far else local_path(text) if "{" in text else opening.path(text)
     if path is not None and os.path.exists(path):  # False too for what is too long to be a name
         return _from_folder(path) if os.path.isdir(path) else _from_list([text], opening)

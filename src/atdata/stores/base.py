@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import IO, Any, Protocol, runtime_checkable
 
 from atdata.errors import UnsafeNameError
@@ -23,6 +23,7 @@ __all__ = [
 
 MAXCOUNT = 10_000
 MAXSIZE = 256 << 20
+_STRETCH = 8 << 20
 
 
 @runtime_checkable
@@ -96,13 +97,28 @@ class Transaction(abc.ABC):
     def create(self, name: str) -> Sink:
         """A sink for a new object `name` under the prefix."""
 
+    def left(self, name: str) -> StoredObject | None:
+        """What an unfinished write left under one of the names to be resumed; None when there is nothing."""
+        return None
+
+    def keep(self, name: str) -> None:
+        """Take what `left` gave into this transaction, as it is."""
+        raise AssertionError(f"nothing was left under {name!r}")
+
     @abc.abstractmethod
-    def commit(self, record: CommitRecord) -> list[str]:
-        """Make everything written the dataset at the prefix, atomically; returns the shards' URLs."""
+    def commit(self, record: CommitRecord | None) -> list[str]:
+        """Make everything written the dataset at the prefix, atomically; returns the shards' URLs.
+
+        Without a record the objects come to their names one by one and are no dataset; returns the URLs of all.
+        """
 
     @abc.abstractmethod
     def abort(self) -> None:
         """Leave the prefix as it was before."""
+
+    def suspend(self) -> None:
+        """Give up for now, and leave what was made, out of sight, for a writer that resumes."""
+        self.abort()
 
 
 class StoredObject(abc.ABC):
@@ -123,6 +139,15 @@ class StoredObject(abc.ABC):
     def read_many(self, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
         """The bytes of several ranges, in the order asked for."""
         return [self.read(start, stop) for start, stop in ranges]
+
+    def fetch(self, start: int, stop: int) -> memoryview:
+        """The same as `read`; without a copy, where that can be had."""
+        return memoryview(self.read(start, stop))
+
+    def chunks(self) -> Iterator[memoryview]:
+        """The object from the beginning, in stretches of some megabytes."""
+        for start in range(0, self.size, _STRETCH):
+            yield self.fetch(start, min(start + _STRETCH, self.size))
 
     @abc.abstractmethod
     def stream(self) -> IO[bytes]:
@@ -195,6 +220,10 @@ class DataStore(abc.ABC):
     @abc.abstractmethod
     def begin(self, prefix: str, *, overwrite: bool) -> Transaction:
         """Start writing under `prefix`."""
+
+    def resume(self, prefix: str, names: Collection[str], *, overwrite: bool) -> Transaction:
+        """Start writing objects of these names under `prefix`, with what an unfinished write left of them."""
+        return self.begin(prefix, overwrite=overwrite)
 
     @abc.abstractmethod
     def open(self, url: str) -> StoredObject:

@@ -12,6 +12,7 @@ from atdata.stores.disk import LocalDiskStore, LocalObject, local_path
 from atdata.stores.http import HttpObject
 from atdata.stores.objects import ObjectStore, RemoteObject
 from atdata.stores.record import RECORD_NAME, CommitRecord
+from atdata.stores.web import HttpDataStore
 
 __all__ = ["Opening", "open_store"]
 
@@ -22,8 +23,8 @@ def open_store(url: str, **options: Any) -> DataStore:
     """The store that a URL belongs to.
 
     Args:
-        url: a local folder, `s3://bucket`, `gs://bucket`, `az://container` or `memory://name`; what follows in the URL
-            is not part of the store.
+        url: a local folder, `s3://bucket`, `gs://bucket`, `az://container`, `memory://name`, or `https://host`, which
+            is for reading only; what follows in the URL is not part of the store.
         options: passed to the store's class, for example `credentials=` for S3.
 
     Raises:
@@ -42,6 +43,8 @@ def open_store(url: str, **options: Any) -> DataStore:
         from atdata.stores.s3 import S3DataStore
 
         return S3DataStore(options.pop("credentials", None), bucket=name, **options)
+    if scheme in ("http", "https"):
+        return HttpDataStore(f"{scheme}://{name}", **options)
     from atdata.stores import cloud
 
     if scheme == "gs":
@@ -50,8 +53,6 @@ def open_store(url: str, **options: Any) -> DataStore:
         return cloud.AzureDataStore(name, **options)
     if scheme == "memory":
         return cloud.MemoryDataStore(name or "default", **options)
-    if scheme in ("http", "https"):
-        raise StoreError("web servers are read, not written: give the URL to Dataset", url=url)
     raise StoreError(f"no store is known for {scheme}:// URLs; known are {_KINDS}", url=url)
 
 
@@ -59,8 +60,7 @@ def _fetched(file: StoredObject) -> bytes | None:
     """A small file on a server, in one request."""
     if isinstance(file, RemoteObject):
         return file.store.get(file.key)
-    assert isinstance(file, HttpObject)
-    return file.whole()
+    return file.whole() if isinstance(file, HttpObject) else file.read(0, file.size)
 
 
 class Opening:
@@ -79,18 +79,34 @@ class Opening:
 
     def address(self, url: str) -> str:
         """The path or URL to be opened for `url`: what a store's `read_url` gives, where it is needed."""
-        if self.store is None or isinstance(self.store, ObjectStore):
+        if self.store is None or self._reader is not None:
             return url
         return str(self.store.read_url(url))
 
+    @property
+    def _reader(self) -> DataStore | None:
+        """The store, when what is read are its own objects. Local files are mapped, web servers need no store."""
+        store = self.store
+        return store if isinstance(store, DataStore) and not isinstance(store, LocalDiskStore | HttpDataStore) else None
+
     def path(self, url: str) -> Path | None:
         """The local path for `url`; None when it lies elsewhere."""
-        return local_path(self.address(url))
+        return local_path(self.address(url)) if self._reader is None else None
+
+    def far(self, url: str) -> bool:
+        """Whether `url` lies where only reading tells what there is."""
+        return (
+            self._reader is not None
+            or self.object_store(url) is not None
+            or url.lower().startswith(("http://", "https://"))
+        )
 
     def object_store(self, url: str) -> ObjectStore | None:
         """The store on object storage that `url` belongs to, if it is on one."""
         if isinstance(self.store, ObjectStore):
             return self.store
+        if self._reader is not None:
+            return None
         scheme, _, rest = self.address(url).partition("://")
         if scheme not in ("s3", "gs", "az", "memory"):
             return None
@@ -112,6 +128,8 @@ class Opening:
             DatasetNotFoundError: there is nothing.
             StoreError: this kind of URL cannot be read.
         """
+        if self._reader is not None and not isinstance(self._reader, ObjectStore):
+            return self._reader.open(url)
         address = self.address(url)
         path = local_path(address)
         if path is not None:
