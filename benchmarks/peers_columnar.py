@@ -1,4 +1,4 @@
-"""Peers with formats of their own, by column or by record: Parquet, Lance, Hugging Face datasets, ArrayRecord (grain)."""
+"""Peers with formats of their own: Parquet, Lance, Hugging Face datasets, ArrayRecord through grain."""
 
 from __future__ import annotations
 
