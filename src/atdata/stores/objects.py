@@ -1,7 +1,8 @@
 """Stores on object storage: one implementation over obstore for S3, GCS, Azure, memory and plain HTTP.
 
 obstore's time-outs cover whole bodies, and its waits cannot be interrupted; so reading asks for bounded ranges only.
-Its runtime does not survive `fork`: a child of a process that used it would hang for ever, so it is refused there.
+Its runtime does not survive `fork`: a child of a process that used it would hang for ever. There something else reads,
+if the store knows of something else, and all the rest is refused.
 """
 
 from __future__ import annotations
@@ -11,9 +12,7 @@ import contextlib
 import io
 import itertools
 import os
-import re
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import IO, Any
 
@@ -26,6 +25,7 @@ from atdata.errors import (
     StoreError,
     UnsafeNameError,
 )
+from atdata.stores.answers import Answer, CutError, Reader, translated
 from atdata.stores.base import DataStore, StoredObject, Transaction, check_prefix
 from atdata.stores.claims import CLAIM_NAME, Claim
 from atdata.stores.record import RECORD_NAME, files_of
@@ -41,16 +41,9 @@ _TRIES = 3
 _used_in: int | None = None
 
 
-def _enter() -> None:
-    """To be called before every use of obstore."""
-    global _used_in
-    if _used_in is None:
-        _used_in = os.getpid()
-    elif _used_in != os.getpid():
-        raise ForkError(
-            "this process was forked from one that had read from object storage, whose connections do not survive a "
-            "fork. Start workers with 'forkserver' or 'spawn' (DataLoader(..., multiprocessing_context='forkserver'))"
-        )
+def _forked() -> bool:
+    """Whether this process was forked from one that had used obstore."""
+    return _used_in is not None and _used_in != os.getpid()
 
 
 class ObjectStore(DataStore):
@@ -61,6 +54,7 @@ class ObjectStore(DataStore):
 
     base: str
     _client: Any = None
+    _in_forks = ""  # what works there all the same
     conditional = True
 
     @abc.abstractmethod
@@ -70,10 +64,26 @@ class ObjectStore(DataStore):
     @property
     def client(self) -> Any:
         """The obstore store of this process."""
-        _enter()
+        global _used_in
+        if _forked():
+            raise ForkError(
+                "this process was forked from one that had used object storage, whose connections do not survive a "
+                f"fork{self._in_forks}. Start workers with 'forkserver' or 'spawn' "
+                "(DataLoader(..., multiprocessing_context='forkserver'))"
+            )
+        _used_in = os.getpid()
         if self._client is None:
             self._client = self._connect()
         return self._client
+
+    @property
+    def reader(self) -> Reader:
+        """What reads in this process."""
+        return (self._forked_reader() if _forked() else None) or _Obstore(self)
+
+    def _forked_reader(self) -> Reader | None:
+        """What reads in a forked process, where obstore cannot; None when nothing can."""
+        return None
 
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
@@ -99,6 +109,12 @@ class ObjectStore(DataStore):
         from atdata.stores.uploads import ObjectTransaction
 
         return ObjectTransaction(self, prefix, overwrite)
+
+    def resume(self, prefix: str, names: Collection[str], *, overwrite: bool) -> Transaction:
+        """Go on with an unfinished write; see `DataStore.resume`."""
+        from atdata.stores.uploads import ObjectTransaction
+
+        return ObjectTransaction(self, prefix, overwrite, names)
 
     def open(self, url: str) -> RemoteObject:
         """Open the object at `url` for reading; see `DataStore.open`."""
@@ -131,18 +147,14 @@ class ObjectStore(DataStore):
 
     def keys(self, folder: str) -> Sequence[str]:
         """The keys of all objects under `folder`, which ends with a slash."""
-        import obstore
-
-        with self.errors(self.base + folder):
-            return [str(meta["path"]) for page in obstore.list(self.client, folder or None) for meta in page]
+        return self.reader.keys(folder)
 
     # -- single requests -------------------------------------------------------------------------------------
 
     def get(self, key: str) -> bytes | None:
         """A small object, or None when there is none."""
         try:
-            with self.errors(self.base + key):
-                return bytes(self.client.get(key).bytes())
+            return bytes(self.reader.fetch(key).data)
         except DatasetNotFoundError:
             return None
 
@@ -182,65 +194,38 @@ class ObjectStore(DataStore):
             with contextlib.suppress(DatasetNotFoundError), self.errors(self.base + key):
                 self.client.delete(key)
 
-    @contextlib.contextmanager
-    def errors(self, url: str) -> Iterator[None]:
+    def errors(self, url: str) -> contextlib.AbstractContextManager[None]:
         """obstore's errors as ours, with what to do and without secrets."""
-        from obstore import exceptions
-
-        try:
-            yield
-        except (FileNotFoundError, exceptions.NotFoundError) as error:
-            text = str(error)
-            if "NoSuchBucket" in text:
-                raise StoreError(f"the bucket of {self.base} does not exist; make it first", url=url) from None
-            raise DatasetNotFoundError("there is no such object", url=url) from None
-        except (exceptions.AlreadyExistsError, exceptions.PreconditionError) as error:
-            if isinstance(error, exceptions.AlreadyExistsError):
-                raise DatasetExistsError("the object is there already", url=url) from None
-            raise IntegrityError("the object was replaced while it was read; read it again", url=url) from None
-        except (PermissionError, exceptions.PermissionDeniedError, exceptions.UnauthenticatedError) as error:
-            raise AccessDeniedError(_denied(str(error)), url=url) from None
-        except (exceptions.BaseError, OSError, ValueError) as error:
-            if isinstance(error, StoreError):
-                raise
-            kind = _CutError if "body error" in str(error) else StoreError
-            raise kind(_explain(str(error)), url=url) from None
+        return translated(url, self.base)
 
 
-class _CutError(StoreError):
-    """The server answers, but its answers do not arrive whole."""
+class _Obstore:
+    """Reads by obstore."""
+
+    def __init__(self, store: ObjectStore) -> None:
+        self._store = store
+
+    def head(self, key: str) -> Answer:
+        with self._store.errors(self._store.base + key):
+            return _answer(memoryview(b""), self._store.client.head(key))
+
+    def fetch(self, key: str, start: int | None = None, stop: int | None = None, etag: str | None = None) -> Answer:
+        options: dict[str, Any] = {} if start is None else {"range": (start, stop)}
+        if etag is not None:
+            options["if_match"] = etag
+        with self._store.errors(self._store.base + key):
+            found = self._store.client.get(key, options=options)
+            return _answer(memoryview(found.bytes()), found.meta)
+
+    def keys(self, folder: str) -> Sequence[str]:
+        import obstore
+
+        with self._store.errors(self._store.base + folder):
+            return [str(meta["path"]) for page in obstore.list(self._store.client, folder or None) for meta in page]
 
 
-def _denied(text: str) -> str:
-    if "SignatureDoesNotMatch" in text:
-        return "the server refused the signature: the secret key is wrong"
-    if "InvalidAccessKeyId" in text:
-        return "the server does not know the access key"
-    if "RequestTimeTooSkewed" in text:
-        return "this machine's clock is too far off for signed requests; set it right"
-    if "ExpiredToken" in text:
-        return "the session token has expired; get new credentials"
-    return "access denied: the credentials do not allow this (or none were given)"
-
-
-def _explain(text: str) -> str:
-    if "NoSuchBucket" in text:
-        return "the bucket does not exist; make it first"
-    if re.search(r"PermanentRedirect|AuthorizationHeaderMalformed|\b301 Moved", text):
-        return "the bucket is in another region; set AWS_REGION to it"
-    if "InvalidBucketName" in text:
-        return "the bucket name is not valid"
-    if "kind: Timeout" in text:
-        return f"the server did not answer in time, also when asked again ({_short(text)})"
-    if "kind: Connect" in text:
-        return f"the server cannot be reached ({_short(text)})"
-    return f"the request failed: {_short(text)}"
-
-
-def _short(text: str) -> str:
-    """The first line of an error, without the request that may hold a signature."""
-    line = text.split("\n", 1)[0].split("?", 1)[0]
-    return line[:300]
+def _answer(data: memoryview, meta: Any) -> Answer:
+    return Answer(data, int(meta["size"]), meta["e_tag"])
 
 
 class RemoteObject(StoredObject):
@@ -256,40 +241,33 @@ class RemoteObject(StoredObject):
         self.store = store
         self.url = url
         self.key = store.key(url)
-        self._size = size
-        self.etag: str | None = None
-        self._lock = threading.Lock()
+        # The version that was seen first. Without a lock, which another thread might hold while this process forks.
+        self._first: dict[str, Any] = {} if size is None else {"size": size}
 
     @property
-    def size(self) -> int:
+    def size(self) -> int:  # type: ignore[override]
         """Its length in bytes."""
-        if self._size is None:
-            with self.store.errors(self.url):
-                meta = self.store.client.head(self.key)
-            self._note_version(meta)
-        assert self._size is not None
-        return self._size
+        if "size" not in self._first:
+            self._note_version(self.store.reader.head(self.key))
+        size: int = self._first["size"]
+        return size
 
-    @size.setter
-    def size(self, value: int) -> None:
-        self._size = value
+    @property
+    def etag(self) -> str | None:
+        """What the server calls the version that is read; None while that is not known."""
+        return self._first.get("etag")
 
-    def _note_version(self, meta: Any) -> None:
+    def _note_version(self, answer: Answer) -> None:
         """Hold on to the version that was seen first: what was replaced meanwhile must not be mixed."""
-        size, etag = int(meta["size"]), meta["e_tag"]
-        with self._lock:
-            replaced = self.etag is not None and etag is not None and etag != self.etag
-            if self._size is not None and size != self._size:
-                replaced = True
-            if not replaced:
-                self._size = size
-                self.etag = self.etag or etag
-        if replaced:
+        size = self._first.setdefault("size", answer.size)
+        if answer.size != size or (
+            answer.etag is not None and answer.etag != self._first.setdefault("etag", answer.etag)
+        ):
             raise IntegrityError(
                 "the object was replaced since its record was read; read it again",
                 url=self.url,
-                expected=self._size,
-                got=size,
+                expected=size,
+                got=answer.size,
             )
 
     def fetch(self, start: int, stop: int) -> memoryview:
@@ -302,20 +280,16 @@ class RemoteObject(StoredObject):
             return memoryview(b"")
         try:
             return self._fetch(start, stop)
-        except _CutError:
+        except CutError:
             if stop - start <= _PIECE:
                 raise
             pieces = [self._fetch(at, min(at + _PIECE, stop)) for at in range(start, stop, _PIECE)]
             return memoryview(b"".join(pieces))
 
     def _fetch(self, start: int, stop: int) -> memoryview:
-        options: dict[str, Any] = {"range": (start, stop)}
-        if self.etag is not None:
-            options["if_match"] = self.etag
-        with self.store.errors(self.url):
-            answer = self.store.client.get(self.key, options=options)
-            self._note_version(answer.meta)
-            data = memoryview(answer.bytes())
+        answer = self.store.reader.fetch(self.key, start, stop, self.etag)
+        self._note_version(answer)
+        data = answer.data
         if len(data) != stop - start:
             raise StoreError(
                 f"the server gave {len(data)} bytes where {stop - start} were asked for", url=self.url, offset=start
