@@ -23,6 +23,7 @@ __all__ = ["CLAIM_NAME", "Claim"]
 CLAIM_NAME = ".atdata-writing.json"
 _LIFE = timedelta(hours=1)
 _RENEW = timedelta(minutes=5)
+_LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
 
 # The claims that this process holds now.
 _held: set[str] = set()
@@ -94,6 +95,12 @@ class Claim:
                 "writes counts",
                 url=self._store.base + self._key.removesuffix(CLAIM_NAME),
             )
+
+    def suspend(self) -> None:
+        """Leave the claim, void, to whoever comes next from any host: it says that what lies there is unfinished."""
+        self.forget()
+        if self.mine():
+            self._store.put(self._key, msgspec.json.encode(_Text("", "", 0, _LONG_AGO)))
 
     def forget(self) -> None:
         """Be a writer that is gone: whoever comes next may take over."""

@@ -15,7 +15,7 @@ import mmap
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import IO, Any
 from urllib.parse import unquote, urlsplit
@@ -72,6 +72,10 @@ class LocalDiskStore(DataStore):
     def begin(self, prefix: str, *, overwrite: bool) -> Transaction:
         """Start writing under `prefix`; see `DataStore.begin`."""
         return _DiskTransaction(self._folder(prefix), overwrite)
+
+    def resume(self, prefix: str, names: Collection[str], *, overwrite: bool) -> Transaction:
+        """Go on with an unfinished write; see `DataStore.resume`."""
+        return _DiskTransaction(self._folder(prefix), overwrite, names)
 
     def open(self, url: str) -> LocalObject:
         """Open the file at `url` for reading; see `DataStore.open`."""
@@ -243,7 +247,7 @@ class _DiskSink(Sink):
 
 
 class _DiskTransaction(Transaction):
-    def __init__(self, folder: Path, overwrite: bool) -> None:
+    def __init__(self, folder: Path, overwrite: bool, names: Collection[str] = ()) -> None:
         self._folder = folder
         self._made: list[Path] = []
         self._lock = contextlib.ExitStack()
@@ -254,14 +258,26 @@ class _DiskTransaction(Transaction):
                 self._enter()
                 _recover(folder)
                 for left in folder.glob(f"{_STAGING}*"):  # of writers that were killed: nobody else is here
-                    shutil.rmtree(left, ignore_errors=True)
+                    if not self._adopt(left, names):
+                        shutil.rmtree(left, ignore_errors=True)
                 if not overwrite:
-                    _refuse_existing(folder)
-                self._staging.mkdir()
+                    _refuse_existing(folder, names)
+                self._staging.mkdir(exist_ok=True)
         except BaseException:
-            shutil.rmtree(self._staging, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                self._staging.rmdir()
             self._end()
             raise
+
+    def _adopt(self, left: Path, names: Collection[str]) -> bool:
+        """Go on in the folder of an unfinished write, with what it has of these names; in one at most."""
+        if self._staging.exists() or not any((left / name).is_file() for name in names):
+            return False
+        for path in left.iterdir():
+            if path.name not in names:
+                path.unlink()
+        self._staging = left
+        return True
 
     def _enter(self) -> None:
         """Make the folder, and take its lock."""
@@ -276,9 +292,19 @@ class _DiskTransaction(Transaction):
                     raise
 
     def create(self, name: str) -> Sink:
+        (self._staging / name).unlink(missing_ok=True)
         return _DiskSink(self._staging / name)
 
-    def commit(self, record: CommitRecord) -> list[str]:
+    def left(self, name: str) -> StoredObject | None:
+        path = self._staging / name
+        return LocalObject(path) if path.is_file() else None
+
+    def keep(self, name: str) -> None:
+        """What lies in the folder of the write is part of it."""
+
+    def commit(self, record: CommitRecord | None) -> list[str]:
+        if record is None:
+            return self._place()
         staged = self._staging / RECORD_NAME
         sink = _DiskSink(self._staging / f"{RECORD_NAME}.new")
         try:
@@ -296,6 +322,33 @@ class _DiskTransaction(Transaction):
             _publish(self._folder, self._staging)
         self._end()
         return [str(self._folder / shard.name) for shard in record.shards]
+
+    def _place(self) -> list[str]:
+        """The files to their names, where they are no dataset; one that was there is gone before the first comes."""
+        folder = self._folder
+        with _errors(folder):
+            current = folder / RECORD_NAME
+            old = files_of(current.read_bytes()) if current.exists() else []
+            names = sorted(os.listdir(self._staging))
+            current.unlink(missing_ok=True)
+            _sync(folder)
+            for name in names:
+                os.replace(self._staging / name, folder / name)
+            for name in set(old) - set(names):
+                (folder / name).unlink(missing_ok=True)
+            _sync(folder)
+            self._decided = True  # nothing to take back
+            shutil.rmtree(self._staging, ignore_errors=True)
+        self._end()
+        return [str(folder / name) for name in names]
+
+    def suspend(self) -> None:
+        if self._decided:
+            self.abort()
+            return
+        with contextlib.suppress(OSError):
+            self._staging.rmdir()  # where nothing was made
+        self._end()
 
     def abort(self) -> None:
         try:
@@ -384,13 +437,13 @@ def _decided_staging(folder: Path) -> Path | None:
     return None
 
 
-def _refuse_existing(folder: Path) -> None:
+def _refuse_existing(folder: Path, names: Collection[str]) -> None:
     if (folder / RECORD_NAME).exists():
         raise DatasetExistsError(
             "there is a dataset already; choose another prefix, or pass overwrite=True to replace it", url=str(folder)
         )
     for name in sorted(os.listdir(folder)):
-        if name.endswith((".tar", ".manifest.parquet", ".manifest.json")):
+        if name in names or name.endswith((".tar", ".manifest.parquet", ".manifest.json")):
             raise DatasetExistsError(
                 f"{name} is there already, though no dataset is; choose another prefix, or pass overwrite=True",
                 url=str(folder),

@@ -7,7 +7,7 @@ import queue
 import re
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING
 
 from atdata.errors import AtdataError, DatasetExistsError, IntegrityError, StoreError
@@ -106,76 +106,104 @@ class _MultipartSink(Sink):
 class ObjectTransaction(Transaction):
     """One writer's work under one prefix of a store on object storage."""
 
-    def __init__(self, store: ObjectStore, prefix: str, overwrite: bool) -> None:
+    def __init__(self, store: ObjectStore, prefix: str, overwrite: bool, names: Collection[str] = ()) -> None:
         self._store = store
         self._folder = check_prefix(prefix) + "/"
         self._overwrite = overwrite
         self._created: list[str] = []
         self._committed = False
+        self._left: set[str] = set()  # keys that may be resumed
         self._claim = Claim(store, self._folder)
         try:
             old = store.get(self._folder + RECORD_NAME)
+            if old is not None and not overwrite:
+                raise DatasetExistsError(
+                    "there is a dataset already; choose another prefix, or pass overwrite=True to replace it",
+                    url=store.base + self._folder,
+                )
+            # What replaces a dataset waits beside it, so that a failure leaves the old one whole.
+            self._into = self._folder if old is None else f"{self._folder}.atdata-{uuid.uuid4().hex[:8]}/"
+            if self._claim.took_over or (names and overwrite):
+                self._sweep(old is None, names)
             if not overwrite:
-                self._refuse_existing(old is not None)
-            if self._claim.took_over:
-                self._clear(old)
+                self._refuse_files(names)
         except BaseException:
-            self._claim.release()
+            with contextlib.suppress(AtdataError):
+                if self._claim.took_over:  # what was left is still to be resumed, or removed
+                    self._claim.suspend()
+                else:
+                    self._claim.release()
             raise
         self._old = [] if old is None else files_of(old)
-        self._replaces = old is not None
-        # What replaces a dataset waits beside it, so that a failure leaves the old one whole.
-        self._into = f"{self._folder}.atdata-{uuid.uuid4().hex[:8]}/" if self._replaces else self._folder
 
-    def _refuse_existing(self, dataset: bool) -> None:
-        url = self._store.base + self._folder
-        if dataset:
-            raise DatasetExistsError(
-                "there is a dataset already; choose another prefix, or pass overwrite=True to replace it", url=url
-            )
+    def _sweep(self, fresh: bool, names: Collection[str]) -> None:
+        """Remove what a writer that is gone left behind: its shards would be found by a glob; less what is resumed."""
+        folder = self._folder
+        keys = self._store.keys(folder)
+        aside = re.compile(re.escape(folder) + r"\.atdata-[0-9a-f]{8}/")
+        staged = (aside.match(key) for key in keys if key.rpartition("/")[2] in names)
+        self._into = next((found[0] for found in staged if found), self._into)
+        self._left = {self._into + name for name in names}.intersection(keys)
         if self._claim.took_over:
-            return  # what lies there is of a writer that is gone; see `_clear`
+            written = re.compile(re.escape(folder) + _WRITTEN, re.ASCII)
+            mine = (key for key in keys if aside.match(key) or (fresh and written.fullmatch(key)))
+            self._store.remove([key for key in mine if key not in self._left])
+
+    def _refuse_files(self, names: Collection[str]) -> None:
+        """Refuse a prefix with files that a glob would take for this dataset's, or that would be overwritten."""
         for key in self._store.keys(self._folder):
             name = key[len(self._folder) :]
-            if "/" not in name and name.endswith((".tar", ".manifest.parquet", ".manifest.json")):
+            shard = "/" not in name and name.endswith((".tar", ".manifest.parquet", ".manifest.json"))
+            if (shard or name in names) and key not in self._left:
                 raise DatasetExistsError(
                     f"{name} is there already, though no dataset is; choose another prefix, or pass overwrite=True",
-                    url=url,
+                    url=self._store.base + self._folder,
                 )
-
-    def _clear(self, record: bytes | None) -> None:
-        """Remove what a writer that is gone left behind: its shards would be found by a glob."""
-        mine = re.compile(r"\.atdata-[0-9a-f]{8}/.*" + ("|" + _WRITTEN if record is None else ""), re.ASCII)
-        left = [key for key in self._store.keys(self._folder) if mine.fullmatch(key[len(self._folder) :])]
-        self._store.remove(left)
 
     def create(self, name: str) -> Sink:
         """A multipart upload for a new object `name` under the prefix."""
         self._claim.renew()
         key = self._into + name
         self._created.append(key)
-        return _MultipartSink(self._store, key, fresh=self._replaces or not self._overwrite)
+        fresh = key not in self._left and (self._into != self._folder or not self._overwrite)
+        return _MultipartSink(self._store, key, fresh=fresh)
 
-    def commit(self, record: CommitRecord) -> list[str]:
+    def left(self, name: str) -> RemoteObject | None:
+        """What an unfinished write left under `name`; see `Transaction.left`."""
+        key = self._into + name
+        return RemoteObject(self._store, self._store.base + key) if key in self._left else None
+
+    def keep(self, name: str) -> None:
+        """Take what was left under `name` into this transaction."""
+        self._created.append(self._into + name)
+
+    def commit(self, record: CommitRecord | None) -> list[str]:
         """Make everything written the dataset at the prefix; the record comes last."""
         store, folder = self._store, self._folder
-        data = record.to_bytes()
         self._claim.check()
-        if self._replaces:
+        if self._into != folder:
             store.remove([folder + RECORD_NAME])
             self._committed = True  # from here on there is nothing to go back to
             for key in self._created:
                 with store.errors(store.base + key):
                     store.client.copy(key, folder + key[len(self._into) :])
-            store.put(folder + RECORD_NAME, data, create=True)
+            if record is not None:
+                store.put(folder + RECORD_NAME, record.to_bytes(), create=True)
             new = {key[len(self._into) :] for key in self._created}
             store.remove([*self._created, *(folder + name for name in self._old if name not in new)])
-        else:
-            store.put(folder + RECORD_NAME, data, create=not self._overwrite)
+        elif record is not None:
+            store.put(folder + RECORD_NAME, record.to_bytes(), create=not self._overwrite)
         self._committed = True
         with contextlib.suppress(AtdataError):  # the dataset is there; the next writer finds a claim that is void
             self._claim.release()
+        if record is None:
+            return [store.base + folder + key[len(self._into) :] for key in self._created]
         return [store.base + folder + shard.name for shard in record.shards]
+
+    def suspend(self) -> None:
+        """Leave what was made to a writer that resumes; see `Transaction.suspend`."""
+        with contextlib.suppress(AtdataError):  # the server may be gone; the claim is void with this process
+            self._claim.suspend()
 
     def abort(self) -> None:
         """Leave the prefix as it was before."""
