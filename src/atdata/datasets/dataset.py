@@ -145,6 +145,11 @@ class Dataset(Generic[T]):
         """The shards with what is recorded of each, and the stored schema; None for samples in memory."""
         return self._located
 
+    @property
+    def opening(self) -> Opening:
+        """How the shards' URLs are opened: by the store that was given, or by what they are."""
+        return self._opening
+
     def list_shards(self) -> list[str]:
         """The URLs of the shards, in order; none for samples in memory."""
         return [] if self._located is None else [ref.url for ref in self._located.shards]
