@@ -23,6 +23,8 @@ AtdataError
 │   ├── EmptyDatasetError        there is nothing to write (also ValueError)
 │   ├── SampleKeyError           no sample has that key (also KeyError)
 │   ├── SampleIndexError         no sample has that number (also IndexError)
+│   ├── SplitError               which split a shard belongs to cannot be told (also ValueError)
+│   │   └── SplitNotFoundError   the dataset has no such split (also KeyError)
 │   ├── QueryError               a predicate asks what a field's type does not allow (also TypeError)
 │   └── StepError                a user's function in `map` or `filter` raised
 ├── LensError                    one sample type cannot be seen as another that way
@@ -81,6 +83,8 @@ __all__ = [
     "SchemaError",
     "ShardError",
     "ShardFormatError",
+    "SplitError",
+    "SplitNotFoundError",
     "StepError",
     "StoreBusyError",
     "StoreError",
@@ -258,6 +262,14 @@ class SampleKeyError(DatasetError, KeyError):
 
 class SampleIndexError(DatasetError, IndexError):
     """No sample of the dataset has that number."""
+
+
+class SplitError(DatasetError, ValueError):
+    """Which split a shard belongs to (train, validation, test) cannot be told for certain."""
+
+
+class SplitNotFoundError(SplitError, KeyError):
+    """The dataset has no split of that name; the message lists those it has."""
 
 
 class QueryError(DatasetError, TypeError):
