@@ -1,0 +1,506 @@
+"""An index in SQL: one set of statements for SQLite and PostgreSQL."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+from atdata.errors import EntryExistsError, EntryNotFoundError
+from atdata.index import tables
+from atdata.index.backend import Part, SchemaRow, VersionRow
+from atdata.index.engine import Database
+from atdata.index.fulltext import full_text
+from atdata.index.migration import prepare
+from atdata.index.names import Ref
+from atdata.index.versions import Version
+
+__all__ = ["SqlBackend"]
+
+T = TypeVar("T")
+
+_datasets, _versions, _schemas = tables.datasets, tables.versions, tables.schemas
+_parts, _version_parts = tables.parts, tables.version_parts
+_labels, _tags = tables.labels, tables.tags
+
+_ROWS = 500  # rows of one statement, far below what the engines allow
+_LAST = "\U0010ffff"  # sorts after every other character, byte by byte too
+
+_COLUMNS = (
+    _versions.c.id,
+    _datasets.c.name,
+    _versions.c.version,
+    _versions.c.cid,
+    _schemas.c.name.label("schema_name"),
+    _schemas.c.version.label("schema_version"),
+    _versions.c.parent,
+    _versions.c.description,
+    _versions.c.tags,
+    _versions.c.license,
+    _versions.c.metadata,
+    _versions.c.created_at,
+    _versions.c.samples,
+    _versions.c.size,
+)
+
+
+def _rows(on: Any) -> sa.Select[Any]:
+    joined = _datasets.join(_versions, on).outerjoin(_schemas, _versions.c.schema_id == _schemas.c.id)
+    return sa.select(*_COLUMNS).select_from(joined)
+
+
+_LATEST = _rows(_versions.c.id == _datasets.c.latest)
+_ALL = _rows(_versions.c.dataset_id == _datasets.c.id)
+_NAMED = _LATEST.where(_datasets.c.name.in_(sa.bindparam("names", expanding=True)))
+_NUMBERED = _ALL.where(_datasets.c.name == sa.bindparam("name"), _versions.c.rank == sa.bindparam("rank"))
+_LABELLED = _ALL.join(_labels, _labels.c.version_id == _versions.c.id).where(
+    _datasets.c.name == sa.bindparam("name"), _labels.c.label == sa.bindparam("label")
+)
+_WITH_CID = _ALL.where(_versions.c.cid == sa.bindparam("cid")).order_by(_versions.c.id.desc()).limit(1)
+_PARTS_OF = (
+    sa.select(_version_parts.c.version_id, _parts.c.folder, _parts.c.shards)
+    .join(_parts, _parts.c.digest == _version_parts.c.digest)
+    .where(_version_parts.c.version_id.in_(sa.bindparam("ids", expanding=True)))
+    .order_by(_version_parts.c.version_id, _version_parts.c.position)
+)
+_LOCKED = (
+    sa.select(_datasets.c.id, _datasets.c.name, _datasets.c.latest, _versions.c.rank)
+    .select_from(_datasets.outerjoin(_versions, _versions.c.id == _datasets.c.latest))
+    .where(_datasets.c.name.in_(sa.bindparam("names", expanding=True)))
+    .order_by(_datasets.c.name)  # all take locks in one order, so that none waits for another in a circle
+    .with_for_update(of=_datasets)
+)
+_TAKEN = sa.select(_versions.c.dataset_id, _versions.c.rank, _versions.c.cid, _versions.c.created_at).where(
+    _versions.c.dataset_id.in_(sa.bindparam("ids", expanding=True)),
+    _versions.c.rank.in_(sa.bindparam("ranks", expanding=True)),
+)
+_ADD_VERSION = sa.insert(_versions).returning(_versions.c.id, sort_by_parameter_order=True)
+_SET_LATEST = sa.update(_datasets).where(_datasets.c.id == sa.bindparam("of")).values(latest=sa.bindparam("latest"))
+_DROP_TAGS = sa.delete(_tags).where(_tags.c.dataset_id == sa.bindparam("of"))
+
+
+class SqlBackend:
+    """An index in a SQLite file or a PostgreSQL database; see `Backend`.
+
+    Args:
+        target: the file, or the server's URL.
+
+    Raises:
+        CatalogError: it cannot be opened.
+        CatalogVersionError: it was made by another version of atdata.
+    """
+
+    def __init__(self, target: Path | sa.URL) -> None:
+        self._database = Database(target)
+        dialect = self._database.dialect
+        self._text = full_text(dialect)
+        insert: Any = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[dialect]
+        self._add_dataset = insert(_datasets).on_conflict_do_nothing()
+        self._add_part = insert(_parts).on_conflict_do_nothing()
+        self._add_schema = insert(_schemas).on_conflict_do_nothing().returning(_schemas.c.id)
+        prepare(self._database)
+
+    @property
+    def url(self) -> str:
+        """The file or the server's URL, without a password."""
+        return self._database.url
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._database.close()
+
+    # -- adding ----------------------------------------------------------------------------------------------
+
+    def add(self, versions: Sequence[VersionRow], schemas: Sequence[SchemaRow] = ()) -> None:
+        """See `Backend.add`."""
+
+        def work(connection: sa.Connection, again: bool) -> None:
+            for row in schemas:
+                self._put_schema(connection, row, again)
+            if versions:
+                self._put_versions(connection, versions, again)
+
+        self._database.write(work)
+
+    def _put_schema(self, connection: sa.Connection, row: SchemaRow, again: bool) -> None:
+        values = {**msgspec.structs.asdict(row), "rank": row.rank}
+        if connection.execute(self._add_schema, values).scalar() is None:
+            there = self._schema_rows(connection, _schemas.c.name == row.name, _schemas.c.rank == row.rank)
+            if not (again and there == [row]):
+                raise EntryExistsError(f"the index has schema {row.name}@{row.version} already")
+
+    def _put_versions(self, connection: sa.Connection, rows: Sequence[VersionRow], again: bool) -> None:
+        names = sorted({row.name for row in rows})
+        connection.execute(self._add_dataset, [{"name": name} for name in names])
+        found = [d for some in _chunks(names) for d in connection.execute(_LOCKED, {"names": some})]
+        ids = {d.name: d.id for d in found}
+        if self._taken(connection, rows, ids, [d.id for d in found if d.latest is not None], again):
+            return
+        schema_ids = self._schema_ids(connection, {row.schema for row in rows if row.schema is not None})
+        version_ids = (
+            connection.execute(_ADD_VERSION, [_version_values(row, ids[row.name], schema_ids) for row in rows])
+            .scalars()
+            .all()
+        )
+        unique = {part.digest: part for row in rows for part in row.parts}
+        connection.execute(
+            self._add_part,
+            [{"digest": d, "folder": unique[d].folder, "shards": unique[d].shards} for d in sorted(unique)],
+        )
+        connection.execute(
+            sa.insert(_version_parts),
+            [
+                {"version_id": version_id, "position": position, "digest": part.digest}
+                for version_id, row in zip(version_ids, rows, strict=True)
+                for position, part in enumerate(row.parts)
+            ],
+        )
+        latest: dict[str, tuple[str, int, VersionRow]] = {}
+        for version_id, row in zip(version_ids, rows, strict=True):
+            if row.name not in latest or latest[row.name][0] < row.rank:
+                latest[row.name] = row.rank, version_id, row
+        old = {d.name: d.rank for d in found}
+        raised = {name: new for name, new in latest.items() if old[name] is None or old[name] < new[0]}
+        self._show_latest(
+            connection,
+            [(ids[name], version_id, row) for name, (_, version_id, row) in raised.items()],
+            replaced=[ids[name] for name in raised if old[name] is not None],
+        )
+
+    def _taken(
+        self,
+        connection: sa.Connection,
+        rows: Sequence[VersionRow],
+        ids: dict[str, int],
+        old: list[int],
+        again: bool,
+    ) -> bool:
+        """Whether just these rows were added by us; raises when others are in their place. Datasets are locked."""
+        wanted: dict[tuple[int, str], VersionRow] = {}
+        for row in rows:
+            key = ids[row.name], row.rank
+            if key in wanted:
+                raise EntryExistsError(f"{row.name}@{row.version} is given twice; nothing was added")
+            wanted[key] = row
+        there = [
+            (wanted[t.dataset_id, t.rank], t)
+            for some in _chunks(old)
+            for ranks in _chunks(sorted({row.rank for row in rows}))
+            for t in connection.execute(_TAKEN, {"ids": some, "ranks": ranks})
+            if (t.dataset_id, t.rank) in wanted
+        ]
+        if again and len(there) == len(rows) and all((t.cid, t.created_at) == (r.cid, r.created_at) for r, t in there):
+            return True
+        if there:
+            row, first = min(there, key=lambda pair: (pair[0].name, pair[0].rank))
+            same = "with the same content " if first.cid == row.cid else ""
+            raise EntryExistsError(
+                f"the index has {row.name}@{row.version} already {same}and versions never change; nothing was added. "
+                "Choose another version, or give none to have the next one"
+            )
+        return False
+
+    def _schema_ids(self, connection: sa.Connection, wanted: set[tuple[str, str]]) -> dict[tuple[str, str], int]:
+        found: dict[tuple[str, str], int] = {}
+        for some in _chunks(sorted({name for name, _ in wanted})):
+            columns = sa.select(_schemas.c.id, _schemas.c.name, _schemas.c.version)
+            for s in connection.execute(columns.where(_schemas.c.name.in_(some))):
+                found[s.name, s.version] = s.id
+        for name, version in wanted:
+            if (name, version) not in found:
+                raise EntryNotFoundError(f"the index has no schema {name}@{version}; publish it first")
+        return found
+
+    def _show_latest(
+        self, connection: sa.Connection, new: Sequence[tuple[int, int, VersionRow]], *, replaced: Sequence[int]
+    ) -> None:
+        """Make versions the latest of their datasets, which are found by what these say."""
+        if not new:
+            return
+        connection.execute(_SET_LATEST, [{"of": of, "latest": latest} for of, latest, _ in new])
+        if replaced:
+            connection.execute(_DROP_TAGS, [{"of": of} for of in replaced])
+        tags = [{"tag": tag, "dataset_id": of} for of, _, row in new for tag in row.tags]
+        if tags:
+            connection.execute(sa.insert(_tags), tags)
+        connection.execute(self._text.put, [{"id": of, "words": " ".join(row.words())} for of, _, row in new])
+
+    # -- finding ---------------------------------------------------------------------------------------------
+
+    def find(self, refs: Sequence[Ref]) -> list[VersionRow | None]:
+        """See `Backend.find`."""
+        return self._database.read(lambda connection: self._find(connection, refs))
+
+    def _find(self, connection: sa.Connection, refs: Sequence[Ref]) -> list[VersionRow | None]:
+        by_name: dict[str, Any] = {}
+        plain = {ref.name for ref in refs if ref.name is not None and not (ref.version or ref.label)}
+        for some in _chunks(sorted(plain)):
+            by_name.update((row.name, row) for row in connection.execute(_NAMED, {"names": some}))
+        found = []
+        for ref in refs:
+            if ref.name is None:
+                found.append(connection.execute(_WITH_CID, {"cid": ref.cid}).first())
+            elif ref.version is not None:
+                rank = Version(ref.version).rank
+                found.append(connection.execute(_NUMBERED, {"name": ref.name, "rank": rank}).first())
+            elif ref.label is not None:
+                found.append(connection.execute(_LABELLED, {"name": ref.name, "label": ref.label}).first())
+            else:
+                found.append(by_name.get(ref.name))
+        parts = self._parts_of(connection, [row.id for row in found if row is not None])
+        return [None if row is None else _version_row(row, parts[row.id]) for row in found]
+
+    def parts(self, name: str, version: str) -> tuple[Part, ...] | None:
+        """See `Backend.parts`."""
+        (found,) = self.find([Ref(name, version=version)])
+        return None if found is None else found.parts
+
+    def _parts_of(self, connection: sa.Connection, ids: Iterable[int]) -> dict[int, tuple[Part, ...]]:
+        found: dict[int, list[Part]] = {}
+        for some in _chunks(sorted(set(ids))):
+            for row in connection.execute(_PARTS_OF, {"ids": some}):
+                found.setdefault(row.version_id, []).append(Part(row.folder, row.shards))
+        return {version_id: tuple(parts) for version_id, parts in found.items()}
+
+    def latest(
+        self,
+        after: str,
+        limit: int,
+        *,
+        words: Sequence[str] = (),
+        tags: Sequence[str] = (),
+        schema: tuple[str, str | None] | None = None,
+    ) -> list[VersionRow]:
+        """See `Backend.latest`."""
+        query = _LATEST.where(_datasets.c.name > after).order_by(_datasets.c.name).limit(limit)
+        values = {}
+        if words:
+            query = query.where(_datasets.c.id.in_(self._text.matching))
+            values["query"] = self._text.query(words)
+        for tag in tags:
+            query = query.where(_datasets.c.id.in_(sa.select(_tags.c.dataset_id).where(_tags.c.tag == tag)))
+        if schema is not None:
+            name, version = schema
+            of_name = sa.select(_schemas.c.id).where(_schemas.c.name == name)
+            if version is not None:
+                of_name = of_name.where(_schemas.c.rank == Version(version).rank)
+            query = query.where(_versions.c.schema_id.in_(of_name))
+        return self._page(query, values)
+
+    def versions(self, name: str, below: str | None, limit: int) -> list[VersionRow]:
+        """See `Backend.versions`."""
+        query = _ALL.where(_datasets.c.name == name).order_by(_versions.c.rank.desc()).limit(limit)
+        return self._page(query if below is None else query.where(_versions.c.rank < below), {})
+
+    def _page(self, query: sa.Select[Any], values: dict[str, Any]) -> list[VersionRow]:
+        return [_version_row(row, ()) for row in self._selected(query, values)]
+
+    def _selected(self, query: sa.Select[Any], values: dict[str, Any] | None = None) -> Sequence[Any]:
+        return self._database.read(lambda connection: connection.execute(query, values or {}).all())
+
+    def names(self, after: str, limit: int) -> list[str]:
+        """See `Backend.names`."""
+        query = sa.select(_datasets.c.name).where(_datasets.c.name > after).order_by(_datasets.c.name).limit(limit)
+        return self._database.read(lambda connection: list(connection.execute(query).scalars()))
+
+    def schemas(self, name: str, version: str | None = None) -> list[SchemaRow]:
+        """See `Backend.schemas`."""
+        of_name = [_schemas.c.name == name]
+        if version is not None:
+            of_name.append(_schemas.c.rank == Version(version).rank)
+        return self._database.read(lambda connection: self._schema_rows(connection, *of_name))
+
+    def all_schemas(self, after: tuple[str, str], limit: int) -> list[SchemaRow]:
+        """See `Backend.all_schemas`."""
+        name, rank = after
+        later = sa.or_(_schemas.c.name > name, sa.and_(_schemas.c.name == name, _schemas.c.rank > rank))
+        return self._database.read(lambda connection: self._schema_rows(connection, later, limit=limit))
+
+    def _schema_rows(
+        self, connection: sa.Connection, *where: sa.ColumnElement[bool], limit: int | None = None
+    ) -> list[SchemaRow]:
+        columns = [_schemas.c[name] for name in SchemaRow.__struct_fields__]
+        query = sa.select(*columns).where(*where).order_by(_schemas.c.name, _schemas.c.rank).limit(limit)
+        return [SchemaRow(*row) for row in connection.execute(query)]
+
+    def all_parts(self, start: str) -> Iterator[Part]:
+        """See `Backend.all_parts`."""
+        first = sa.select(_parts.c.folder, _parts.c.digest, _parts.c.shards).where(
+            _parts.c.folder >= start, _parts.c.folder < start + _LAST
+        )
+        query = first.order_by(_parts.c.folder, _parts.c.digest).limit(_ROWS)
+        page = self._selected(query)
+        while page:
+            for row in page:
+                yield Part(row.folder, row.shards)
+            last = page[-1]
+            later = sa.or_(
+                _parts.c.folder > last.folder, sa.and_(_parts.c.folder == last.folder, _parts.c.digest > last.digest)
+            )
+            page = self._selected(query.where(later))
+
+    # -- changing --------------------------------------------------------------------------------------------
+
+    def set_label(self, name: str, label: str, version: str | None) -> None:
+        """See `Backend.set_label`."""
+
+        def work(connection: sa.Connection, again: bool) -> None:
+            dataset = _lock(connection, name)
+            there = sa.and_(_labels.c.dataset_id == dataset.id, _labels.c.label == label)
+            if version is None:
+                if not connection.execute(sa.delete(_labels).where(there)).rowcount and not again:
+                    raise EntryNotFoundError(f"{name} has no label {label!r}")
+                return
+            found = _id_of(connection, dataset.id, name, version)
+            connection.execute(sa.delete(_labels).where(there))
+            connection.execute(sa.insert(_labels), {"dataset_id": dataset.id, "label": label, "version_id": found})
+
+        self._database.write(work)
+
+    def labels(self, name: str) -> dict[str, str]:
+        """See `Backend.labels`."""
+        query = (
+            sa.select(_labels.c.label, _versions.c.version)
+            .join(_versions, _versions.c.id == _labels.c.version_id)
+            .join(_datasets, _datasets.c.id == _labels.c.dataset_id)
+            .where(_datasets.c.name == name)
+            .order_by(_labels.c.id)
+        )
+        return self._database.read(lambda connection: {row.label: row.version for row in connection.execute(query)})
+
+    def delete(self, name: str, version: str | None) -> None:
+        """See `Backend.delete`."""
+
+        def work(connection: sa.Connection, again: bool) -> None:
+            try:
+                dataset = _lock(connection, name)
+                if version is None:
+                    self._remove(connection, dataset.id, None)
+                else:
+                    found = _id_of(connection, dataset.id, name, version)
+                    self._refuse_labelled(connection, found, f"{name}@{version}")
+                    self._remove(connection, dataset.id, found)
+                    if found == dataset.latest:
+                        self._find_latest(connection, dataset.id)
+            except EntryNotFoundError:
+                if not again:
+                    raise
+
+        self._database.write(work)
+
+    def _refuse_labelled(self, connection: sa.Connection, version_id: int, ref: str) -> None:
+        label = connection.execute(sa.select(_labels.c.label).where(_labels.c.version_id == version_id)).scalar()
+        if label is not None:
+            raise EntryExistsError(
+                f"the label {label!r} means {ref}; set it to another version or remove it first, then delete"
+            )
+
+    def _remove(self, connection: sa.Connection, dataset_id: int, version_id: int | None) -> None:
+        """Remove one version or, with None, the dataset with all of them, and the parts that no other version has."""
+        those = _versions.c.dataset_id == dataset_id if version_id is None else _versions.c.id == version_id
+        ids = sa.select(_versions.c.id).where(those)
+        digests = sa.select(_version_parts.c.digest).where(_version_parts.c.version_id.in_(ids)).distinct()
+        shared = connection.execute(digests).scalars().all()
+        connection.execute(sa.delete(_version_parts).where(_version_parts.c.version_id.in_(ids)))
+        for some in _chunks(shared):
+            still = sa.select(_version_parts.c.digest).where(_version_parts.c.digest == _parts.c.digest)
+            connection.execute(sa.delete(_parts).where(_parts.c.digest.in_(some), ~still.exists()))
+        if version_id is None:
+            connection.execute(sa.delete(_labels).where(_labels.c.dataset_id == dataset_id))
+        connection.execute(sa.delete(_versions).where(those))
+        if version_id is None:
+            self._drop_dataset(connection, dataset_id)
+
+    def _drop_dataset(self, connection: sa.Connection, dataset_id: int) -> None:
+        connection.execute(_DROP_TAGS, {"of": dataset_id})
+        connection.execute(self._text.remove, {"id": dataset_id})
+        connection.execute(sa.delete(_datasets).where(_datasets.c.id == dataset_id))
+
+    def _find_latest(self, connection: sa.Connection, dataset_id: int) -> None:
+        """After the latest version was removed: the next one takes its place, or the dataset goes too."""
+        query = _ALL.where(_datasets.c.id == dataset_id).order_by(_versions.c.rank.desc()).limit(1)
+        row = connection.execute(query).first()
+        if row is None:
+            self._drop_dataset(connection, dataset_id)
+        else:
+            self._show_latest(connection, [(dataset_id, row.id, _version_row(row, ()))], replaced=[dataset_id])
+
+    def rename(self, old: str, new: str) -> None:
+        """See `Backend.rename`."""
+
+        def work(connection: sa.Connection, again: bool) -> None:
+            found = {row.name: row for row in connection.execute(_LOCKED, {"names": [old, new]})}
+            if new in found:
+                if again and old not in found:
+                    return
+                raise EntryExistsError(f"the index has a dataset {new!r} already; nothing was renamed")
+            if old not in found:
+                raise EntryNotFoundError(f"the index has no dataset {old!r}")
+            dataset = found[old]
+            connection.execute(sa.update(_datasets).where(_datasets.c.id == dataset.id).values(name=new))
+            row = connection.execute(_NAMED, {"names": [new]}).one()
+            self._show_latest(connection, [(dataset.id, row.id, _version_row(row, ()))], replaced=[dataset.id])
+
+        self._database.write(work)
+
+
+def _lock(connection: sa.Connection, name: str) -> Any:
+    row = connection.execute(_LOCKED, {"names": [name]}).first()
+    if row is None:
+        raise EntryNotFoundError(f"the index has no dataset {name!r}")
+    return row
+
+
+def _id_of(connection: sa.Connection, dataset_id: int, name: str, version: str) -> int:
+    query = sa.select(_versions.c.id).where(
+        _versions.c.dataset_id == dataset_id, _versions.c.rank == Version(version).rank
+    )
+    found: int | None = connection.execute(query).scalar()
+    if found is None:
+        raise EntryNotFoundError(f"{name} has no version {version}")
+    return found
+
+
+def _version_values(row: VersionRow, dataset_id: int, schemas: dict[tuple[str, str], int]) -> dict[str, Any]:
+    return {
+        "dataset_id": dataset_id,
+        "version": row.version,
+        "rank": row.rank,
+        "cid": row.cid,
+        "schema_id": None if row.schema is None else schemas[row.schema],
+        "parent": row.parent,
+        "description": row.description,
+        "tags": msgspec.json.encode(row.tags).decode(),
+        "license": row.license,
+        "metadata": row.metadata,
+        "created_at": row.created_at,
+        "samples": row.samples,
+        "size": row.size,
+    }
+
+
+def _version_row(row: Any, parts: tuple[Part, ...]) -> VersionRow:
+    return VersionRow(
+        name=row.name,
+        version=row.version,
+        cid=row.cid,
+        schema=None if row.schema_name is None else (row.schema_name, row.schema_version),
+        parent=row.parent,
+        description=row.description,
+        tags=msgspec.json.decode(row.tags, type=tuple[str, ...]),
+        license=row.license,
+        metadata=row.metadata,
+        created_at=row.created_at,
+        samples=row.samples,
+        size=row.size,
+        parts=parts,
+    )
+
+
+def _chunks(values: Sequence[T]) -> Iterator[Sequence[T]]:
+    for at in range(0, len(values), _ROWS):
+        yield values[at : at + _ROWS]
