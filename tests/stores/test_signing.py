@@ -94,7 +94,17 @@ def test_secrets_are_not_shown() -> None:
     assert pickle.loads(pickle.dumps(keys)) == keys
 
 
-KEYS = ["a", "with space/a b", "per%20cent/100%", "a+b&c=d", "ünïcode/日本", "tilde~/a(b)!*'", "a//b", "a/./b/../c", "q?x#y"]
+KEYS = [
+    "a",
+    "with space/a b",
+    "per%20cent/100%",
+    "a+b&c=d",
+    "ünïcode/日本",
+    "tilde~/a(b)!*'",
+    "a//b",
+    "a/./b/../c",
+    "q?x#y",
+]
 
 
 @pytest.mark.parametrize("key", KEYS)

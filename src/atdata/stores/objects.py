@@ -67,8 +67,8 @@ class ObjectStore(DataStore):
         global _used_in
         if _forked():
             raise ForkError(
-                "this process was forked from one that had used object storage, whose connections do not survive a "
-                f"fork{self._in_forks}. Start workers with 'forkserver' or 'spawn' "
+                "this process was forked from one that had used object storage, whose connections do not survive that"
+                f"{self._in_forks}. Start workers with 'forkserver' or 'spawn' "
                 "(DataLoader(..., multiprocessing_context='forkserver'))"
             )
         _used_in = os.getpid()

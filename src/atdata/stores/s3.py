@@ -5,13 +5,17 @@ from __future__ import annotations
 import configparser
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from atdata.errors import StoreError, UnsafeNameError
+from atdata.stores.forked import ForkedReader
 from atdata.stores.objects import ObjectStore
+from atdata.stores.roles import RoleKeys
+from atdata.stores.signing import Keys, quoted_path
 
 __all__ = ["S3DataStore"]
 
@@ -41,6 +45,8 @@ class S3DataStore(ObjectStore):
         S3DataStore(bucket='my-bucket')
     """
 
+    _in_forks = "; reading works there, but not this"
+
     def __init__(
         self,
         credentials: Credentials = None,
@@ -56,6 +62,8 @@ class S3DataStore(ObjectStore):
         self._credentials = dict(credentials) if isinstance(credentials, Mapping) else credentials
         self._virtual_host = virtual_host
         self._share = share_credentials
+        self._region: str | None = None
+        self._forked: ForkedReader | None = None
         if isinstance(self._credentials, dict):
             _check(self._credentials, "the mapping")
 
@@ -69,7 +77,7 @@ class S3DataStore(ObjectStore):
                 "processes. Give a .env path, use the environment, or pass share_credentials=True",
                 url=self.base,
             )
-        return super().__getstate__()
+        return {**super().__getstate__(), "_forked": None}
 
     def read_url(self, url: str) -> str:
         """A presigned https URL, good for a day, that anything can read without credentials."""
@@ -77,7 +85,11 @@ class S3DataStore(ObjectStore):
 
         key = self.key(url)
         if self._credentials == "anonymous":
-            return f"{self._endpoint(self._config())}/{key}"
+            place = self._place()
+            return place.origin + quoted_path(f"{place.folder}/{key}")
+        reader = self.reader
+        if isinstance(reader, ForkedReader):
+            return reader.presigned(key)
         with self.errors(url):
             return str(obstore.sign(self.client, "GET", key, timedelta(days=1)))
 
@@ -91,30 +103,62 @@ class S3DataStore(ObjectStore):
             return _check(_dotenv(Path(given)), str(given))
         return _from_chain()
 
-    def _endpoint(self, config: dict[str, str]) -> str:
+    def _place(self) -> _Place:
+        """Where the bucket is, and who asks; whatever else the environment may say."""
+        config = self._config()
         endpoint = config.get("AWS_ENDPOINT")
+        region = config.get("AWS_REGION") or self._region or ("us-east-1" if endpoint else _region_of(self.bucket))
+        self._region = region
+        virtual = self._virtual_host if self._virtual_host is not None else endpoint is None
         if endpoint is None:
-            return f"https://{self.bucket}.s3.{config.get('AWS_REGION', 'us-east-1')}.amazonaws.com"
-        return endpoint.rstrip("/") + ("" if self._virtual_host else f"/{self.bucket}")
+            endpoint = f"https://{self.bucket + '.' if virtual else ''}s3.{region}.amazonaws.com"
+        access, secret = config.get("AWS_ACCESS_KEY_ID"), config.get("AWS_SECRET_ACCESS_KEY")
+        keys = Keys(access, secret, config.get("AWS_SESSION_TOKEN") or None) if access and secret else None
+        return _Place(endpoint.rstrip("/"), "" if virtual else f"/{self.bucket}", region, keys)
 
     def _connect(self) -> Any:
         from obstore.store import S3Store
 
-        config = self._config()
-        options: dict[str, Any] = {"bucket": self.bucket}
-        names = ("access_key_id", "secret_access_key", "session_token", "region", "endpoint")
-        for name, key in zip(names, _KNOWN, strict=True):
-            if config.get(key):
-                options[name] = config[key]
-        endpoint = options.get("endpoint")
-        if "region" not in options:
-            options["region"] = "us-east-1" if endpoint else _region_of(self.bucket)
+        place = self._place()
+        options: dict[str, Any] = {"endpoint": place.origin, "region": place.region}
+        options["virtual_hosted_style_request"] = not place.folder
         if self._credentials == "anonymous":
             options["skip_signature"] = True
-        virtual = self._virtual_host if self._virtual_host is not None else endpoint is None
-        options["virtual_hosted_style_request"] = virtual
+        elif place.keys is not None:
+            # Given as settings, they would be mixed with those of the environment: its session token with these keys.
+            options["credential_provider"] = _given(place.keys)
         with self.errors(self.base):
-            return S3Store(**options, client_options=client_options(endpoint), retry_config=RETRIES)
+            return S3Store(self.bucket, **options, client_options=client_options(place.origin), retry_config=RETRIES)
+
+    def _forked_reader(self) -> ForkedReader:
+        found = self._forked
+        if found is None or found.foreign:
+            place = self._place()
+            keys: Callable[[], Keys] | None = None
+            if place.keys is not None:
+                keys = partial(_same, place.keys)
+            elif self._credentials != "anonymous":
+                keys = RoleKeys(place.region)
+            found = self._forked = ForkedReader(self.base, place.origin + place.folder, place.region, keys, RETRIES)
+        return found
+
+
+class _Place(NamedTuple):
+    """Where a bucket is: web address and path, region; and the keys for it, when they are known."""
+
+    origin: str
+    folder: str
+    region: str
+    keys: Keys | None
+
+
+def _same(keys: Keys) -> Keys:
+    return keys
+
+
+def _given(keys: Keys) -> Callable[[], dict[str, str | None]]:
+    told = {"access_key_id": keys.access, "secret_access_key": keys.secret, "token": keys.token, "expires_at": None}
+    return lambda: told
 
 
 # Retries with jitter on 429, 5xx and broken connections are obstore's; the whole is bounded.
