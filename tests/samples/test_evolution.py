@@ -446,7 +446,7 @@ def types_with_samples(draw: Callable[..., Any]) -> tuple[type, Any, set[str]]:
 
 
 @given(types_with_samples(), st.booleans(), st.data())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_a_class_out_of_a_schema_behaves_like_the_original(
     made: tuple[type, Any, set[str]], network: bool, data: st.DataObject
 ) -> None:
