@@ -31,6 +31,7 @@ NAMES = {
     "SampleBatch",
     "Schema",
     "Shape",
+    "fields",
     "generate_cid",
     "open_store",
     "pack",

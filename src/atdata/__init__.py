@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from atdata.cid import generate_cid, verify_cid
     from atdata.datasets.batch import SampleBatch
     from atdata.datasets.dataset import Dataset
+    from atdata.datasets.query import fields
     from atdata.datasets.sources import DataSource
     from atdata.errors import AtdataError
     from atdata.samples.dictsample import DictSample
@@ -38,6 +39,7 @@ _HOMES = {
     "SampleBatch": "atdata.datasets.batch",
     "Schema": "atdata.samples.schema",
     "Shape": "atdata.samples.fields",
+    "fields": "atdata.datasets.query",
     "generate_cid": "atdata.cid",
     "open_store": "atdata.stores.opening",
     "pack": "atdata.samples.packable",
@@ -59,6 +61,7 @@ __all__ = [
     "SampleBatch",
     "Schema",
     "Shape",
+    "fields",
     "generate_cid",
     "open_store",
     "pack",

@@ -1,0 +1,340 @@
+"""The samples that a predicate is true for: told by the columns of a manifest, or by the samples themselves."""
+
+from __future__ import annotations
+
+import enum
+import math
+import operator
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
+from functools import partial, reduce
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from atdata.datasets.query import column_type, has_several_types, near
+from atdata.datasets.query_tree import Instant, Predicate, Test, fold
+from atdata.errors import QueryError
+from atdata.samples import codec
+from atdata.samples.dictsample import DictSample
+from atdata.samples.encode import kind_of
+from atdata.samples.fields import Array, LiteralOf, OptionalOf
+from atdata.samples.packable import keeps_values
+from atdata.shards.manifest import Manifest
+
+__all__ = ["Candidates", "candidates", "in_manifest", "matcher"]
+
+Mask = NDArray[np.bool_]
+
+
+class Candidates(NamedTuple):
+    """Rows of one shard.
+
+    Attributes:
+        rows: their numbers, ascending, int64.
+        certain: whether the predicate is true for each of them; if not, only that it is for no other.
+    """
+
+    rows: NDArray[np.int64]
+    certain: bool
+
+
+def candidates(predicate: Predicate, manifest: Manifest, sample_type: type) -> Candidates:
+    """The rows of a shard that match, as far as its manifest can tell.
+
+    Args:
+        predicate: checked to be one about `sample_type`.
+        manifest: the shard's.
+        sample_type: the class that its samples are read as.
+
+    Raises:
+        QueryError: a time with a zone would have to be compared with one without.
+    """
+    columns = {name: _column(manifest, sample_type, name) for name in predicate.fields}
+
+    def test(one: Test, want: bool) -> Mask:
+        column = columns[one.field]
+        return np.ones(len(manifest), bool) if column is None else _mask(column, one, want)
+
+    mask = fold(predicate, test, partial(reduce, np.logical_and), partial(reduce, np.logical_or))
+    return Candidates(np.flatnonzero(mask), None not in columns.values())
+
+
+def in_manifest(manifest: Manifest, sample_type: type, field: str) -> bool:
+    """Whether the manifest says the same of that field as the samples, read as `sample_type`, would."""
+    return _column(manifest, sample_type, field) is not None
+
+
+_ARROW: dict[type, tuple[pa.DataType, ...]] = {
+    str: (pa.string(),),
+    int: (pa.int64(), pa.uint64()),
+    float: (pa.float64(),),
+    bool: (pa.bool_(),),
+    datetime: (pa.timestamp("us"), pa.timestamp("us", "UTC")),
+}
+
+
+def _column(manifest: Manifest, sample_type: type, name: str) -> pa.Array | None:
+    """The column to ask about a field: of its values, or for arrays of where they lie. None where there is none."""
+    if issubclass(sample_type, DictSample) or not keeps_values(sample_type):
+        return None
+    plan = codec.plan(sample_type)
+    if not plan.ignore_unknown and not {*manifest.array_fields, *manifest.scalar_fields} <= plan.nodes.keys():
+        return None  # decoding says that it is another type
+    node = plan.nodes[name]
+    optional = isinstance(node, OptionalOf) or (isinstance(node, LiteralOf) and None in node.values)
+    if isinstance(node.inner if isinstance(node, OptionalOf) else node, Array):
+        if name not in manifest.array_fields:
+            return None
+        column = manifest.table[f"__offset__{name}"]
+    else:
+        kind = column_type(node)
+        if kind is None or name not in manifest.scalar_fields or manifest.table[name].type not in _ARROW[kind]:
+            return None
+        column = manifest.table[name]
+    if column.null_count and not optional:
+        return None
+    return column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks or [pa.nulls(0, column.type)])
+
+
+# -- by columns ------------------------------------------------------------------------------------------------------
+
+
+def _mask(column: pa.Array, one: Test, want: bool) -> Mask:
+    """Where the test is `want`: nowhere that there is no value, unless that is asked."""
+    if one.operator == "is_null":
+        return _bools(column.is_null() if want else column.is_valid())
+    if column.null_count == len(column):
+        return np.zeros(len(column), bool)
+    found = _compared(column, one)
+    if isinstance(found, bool):  # the same for every value
+        return _bools(column.is_valid()) if found is want else np.zeros(len(column), bool)
+    return _bools(pc.fill_null(found if want else pc.invert(found), False))
+
+
+def _bools(array: pa.Array) -> Mask:
+    """An array without nulls; Arrow's own conversion would import pandas, which takes a second."""
+    if not len(array):
+        return np.empty(0, bool)
+    bits = np.frombuffer(array.buffers()[1], np.uint8)
+    return np.unpackbits(bits, bitorder="little")[array.offset : array.offset + len(array)].view(bool)
+
+
+_ARROW_COMPARISONS: dict[str, Callable[[Any, Any], Any]] = {
+    "==": pc.equal,
+    "!=": pc.not_equal,
+    "<": pc.less,
+    "<=": pc.less_equal,
+    ">": pc.greater,
+    ">=": pc.greater_equal,
+}
+
+
+def _compared(column: pa.Array, one: Test) -> Any:
+    """The test for every row, null where there is no value; a bool where it is the same for all values."""
+    values = one.value if one.operator == "isin" else (one.value,)
+    if pa.types.is_timestamp(column.type):
+        values = _as_instants(values, column, one)
+        column = column.cast(pa.int64())
+    if one.operator == "contains":
+        return pc.match_substring(column, values[0])
+    if one.operator == "startswith":
+        return pc.starts_with(column, values[0])
+    if one.operator == "isin":
+        among = [v for v in (_exact("==", value, column.type) for value in values) if not isinstance(v, bool)]
+        if not among:
+            return False
+        found = pc.is_in(column, pa.array([value for _, value in among], column.type))
+        # It is False for null, too.
+        return pc.if_else(column.is_valid(), found, None) if column.null_count else found
+    exact = _exact(one.operator, values[0], column.type)
+    if isinstance(exact, bool):
+        return exact
+    sign, value = exact
+    return _ARROW_COMPARISONS[sign](column, pa.scalar(value, column.type))
+
+
+def _as_instants(values: tuple[datetime, ...], column: pa.Array, one: Test) -> tuple[int, ...]:
+    zoned = column.type.tz is not None
+    instants = [Instant.of(value) for value in values]
+    fitting = tuple(instant.microseconds for instant in instants if instant.zoned is zoned)
+    if instants and not fitting:
+        raise _incomparable(one.field, _time_kind(zoned), [_time_kind(not zoned)])
+    return fitting
+
+
+def _exact(sign: str, value: Any, kind: pa.DataType) -> tuple[str, Any] | bool:
+    """The same comparison with a value of the column's type; a bool where it is the same for every value there is.
+
+    NaN, of which only `!=` is true, is no exception to it.
+    """
+    if pa.types.is_integer(kind):
+        if isinstance(value, float):
+            if math.isinf(value):
+                return _beyond(sign, value > 0)
+            if not value.is_integer():
+                if sign in ("==", "!="):
+                    return sign == "!="
+                sign, value = ("<=" if sign in ("<", "<=") else ">"), math.floor(value)
+        value = int(value)
+        low, high = (0, 2**64 - 1) if kind == pa.uint64() else (-(2**63), 2**63 - 1)
+        if not low <= value <= high:
+            return _beyond(sign, value > high)
+        return sign, value
+    if pa.types.is_floating(kind) and isinstance(value, int):
+        try:
+            near = float(value)
+        except OverflowError:
+            near = sys.float_info.max if value > 0 else -sys.float_info.max
+        if near == value:
+            return sign, near
+        if sign in ("==", "!="):  # no float is this int
+            return sign == "!="
+        # No float lies between the int and the float next to it.
+        below = near < value
+        if sign in ("<", "<="):
+            return ("<=" if below else "<"), near
+        return (">" if below else ">="), near
+    return sign, value
+
+
+def _beyond(sign: str, above: bool) -> bool:
+    """What a comparison gives with a value that is above (or below) all there are."""
+    return sign in (("!=", "<", "<=") if above else ("!=", ">", ">="))
+
+
+# -- sample by sample ------------------------------------------------------------------------------------------------
+
+
+def matcher(predicate: Predicate, sample_type: type) -> Callable[[Any], bool]:
+    """A function that says of a sample whether the predicate is true for it.
+
+    Args:
+        predicate: the predicate.
+        sample_type: the class of the samples, as far as it is known; they may be mappings all the same.
+
+    Example:
+        >>> from atdata.datasets.query import Fields
+        >>> is_owl = matcher(Fields(DictSample).label.startswith("owl"), DictSample)
+        >>> [is_owl(DictSample(label=text)) for text in ("owlet", "bat")]
+        [True, False]
+    """
+
+    def test(one: Test, want: bool) -> Callable[[Any], bool]:
+        get = _getter(one.field, sample_type)
+        if one.operator == "is_null":
+            return lambda sample: (get(sample) is None) is want
+        compare = _value_test(one, sample_type)
+
+        def holds(sample: Any) -> bool:
+            value = get(sample)
+            return value is not None and compare(value) is want
+
+        return holds
+
+    return fold(predicate, test, _every, _some)
+
+
+Matcher = Callable[[Any], bool]
+
+
+def _every(parts: list[Matcher]) -> Matcher:
+    return lambda sample: all(part(sample) for part in parts)
+
+
+def _some(parts: list[Matcher]) -> Matcher:
+    return lambda sample: any(part(sample) for part in parts)
+
+
+def _getter(name: str, sample_type: type) -> Callable[[Any], Any]:
+    quick: Callable[[Any], Any] = (
+        operator.itemgetter(name) if issubclass(sample_type, Mapping) else operator.attrgetter(name)
+    )
+
+    def get(sample: Any) -> Any:
+        try:
+            return quick(sample)
+        except (AttributeError, KeyError, TypeError):
+            return _value(sample, name)
+
+    return get
+
+
+def _value(sample: Any, name: str) -> Any:
+    there = list(sample) if isinstance(sample, Mapping) else list(getattr(sample, "__dict__", ()))
+    if isinstance(sample, Mapping) and name in sample:
+        return sample[name]
+    if not isinstance(sample, Mapping) and hasattr(sample, name):
+        return getattr(sample, name)
+    raise QueryError(f"the sample has no field {name!r}{near(name, map(str, there))}", field=name)
+
+
+_KINDS: dict[type, str] = {bool: "bool", int: "number", float: "number", str: "text", bytes: "bytes"}
+
+
+def _comparable(value: Any) -> tuple[str, Any]:
+    """What kind of value it is, and the value as it is compared: as it would be stored, times as instants."""
+    kind = _KINDS.get(type(value))
+    if kind is not None:
+        return kind, value
+    if isinstance(value, enum.Enum):
+        value = value.value
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, datetime):
+        instant = Instant.of(value)
+        return _time_kind(instant.zoned), instant
+    for known, kind in _KINDS.items():
+        if isinstance(value, known):
+            return kind, str.__str__(value) if known is str else value
+    return kind_of(value), value
+
+
+def _time_kind(zoned: bool) -> str:
+    return "time with a zone" if zoned else "time without a zone"
+
+
+_COMPARISONS: dict[str, Callable[[Any, Any], bool]] = {
+    "==": operator.eq,
+    "!=": operator.ne,
+    "<": operator.lt,
+    "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+    "contains": operator.contains,
+    "startswith": lambda text, start: bool(text.startswith(start)),
+    "isin": lambda value, among: value in among,
+}
+
+
+def _value_test(one: Test, sample_type: type) -> Callable[[Any], bool]:
+    """The test of a value that is not None."""
+    targets: dict[str, Any] = {}
+    if one.operator == "isin":
+        for kind, value in map(_comparable, one.value):
+            targets.setdefault(kind, set()).add(value)
+        if not targets:
+            return lambda value: False
+    else:
+        kind, value = _comparable(one.value)
+        targets[kind] = value
+    compare = _COMPARISONS[one.operator]
+    several_types = one.operator in ("==", "!=", "isin") and has_several_types(sample_type, one.field)
+
+    def test(value: Any) -> bool:
+        kind, bare = _comparable(value)
+        if kind in targets:
+            return compare(bare, targets[kind])
+        if several_types:
+            return one.operator == "!="
+        raise _incomparable(one.field, kind, targets)
+
+    return test
+
+
+def _incomparable(field: str, there: str, given: Iterable[str]) -> QueryError:
+    return QueryError(f"the value is a {there}, and cannot be compared with a {' or '.join(given)}", field=field)
