@@ -1,0 +1,79 @@
+"""Splitting a dataset by the hash of each sample's key, so that a sample stays in its part when others come.
+
+The hash of a key is the first 8 bytes, big-endian, of SHA-256 of the text `{seed}:{key}` in UTF-8. Numbers from 0 up to
+2⁶⁴ are cut at the running totals of the fractions, as decimals, times 2⁶⁴, rounded; a sample belongs to the part that
+its hash falls into. In SQL, for the first 0.9 with seed 1: `sha256('1:' || key) < 'e666666666666666'`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["HashRange", "hash_ranges", "key_hashes"]
+
+_ALL = 1 << 64
+_ROUNDING = 1e-9  # what three times 1 / 3 may be away from 1
+
+
+class HashRange(NamedTuple):
+    """The keys whose hash with `seed` is from `start` up to `stop`."""
+
+    seed: int
+    start: int
+    stop: int
+
+    def holds(self, keys: Sequence[str]) -> NDArray[np.bool_]:
+        """Whether each of the keys is among them, of shape (len(keys),)."""
+        hashes = key_hashes(keys, self.seed)
+        return (hashes >= self.start) & (hashes <= self.stop - 1)
+
+
+def key_hashes(keys: Sequence[str], seed: int) -> NDArray[np.uint64]:
+    """The hash of each key, uint64.
+
+    Example:
+        >>> key_hashes(["000000000", "000000001"], seed=1)
+        array([ 4203036873411422110, 17353300250367565578], dtype=uint64)
+    """
+    sha256, prefix = hashlib.sha256, f"{seed}:"
+    digests = b"".join([sha256((prefix + key).encode("utf-8", "surrogatepass")).digest() for key in keys])
+    return np.frombuffer(digests, ">u8")[::4].astype(np.uint64)
+
+
+def hash_ranges(fractions: Sequence[float], seed: int) -> list[HashRange]:
+    """One range for each part, which together hold every hash once.
+
+    Args:
+        fractions: the share of each part, together 1; a single one has the rest as the second part.
+        seed: another seed gives another split.
+
+    Raises:
+        ValueError: a fraction is not between 0 and 1, or they do not add up to 1.
+
+    Example:
+        >>> [r.stop / 2**64 for r in hash_ranges([0.75], seed=0)]
+        [0.75, 1.0]
+    """
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise TypeError(f"the seed of a split is an int, not {seed!r}")
+    for fraction in fractions:
+        if not 0 < float(fraction) < 1:
+            raise ValueError(f"a fraction is more than 0 and less than 1, not {fraction!r}")
+    # As they are written: so 0.7 and 0.2 end where 0.9 does, which sums of floats do not.
+    shares = [Fraction(str(float(fraction))) for fraction in fractions]
+    if len(shares) == 1:
+        shares.append(1 - shares[0])
+    total = sum(shares, Fraction())
+    if abs(float(total - 1)) > _ROUNDING:
+        raise ValueError(
+            f"the fractions must add up to 1: {' + '.join(map(str, fractions)) or 'none'} is {float(total):.12g}"
+        )
+    ends = [round(total * _ALL) for total in itertools.accumulate(shares)]
+    return [HashRange(seed, start, stop) for start, stop in itertools.pairwise([0, *ends[:-1], _ALL])]
