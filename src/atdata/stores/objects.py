@@ -94,11 +94,14 @@ class ObjectStore(DataStore):
         """The key of an object's URL.
 
         Raises:
-            UnsafeNameError: the URL is not one of this store's.
+            UnsafeNameError: the URL is not one of this store's, or has dot parts or control characters.
         """
         if not url.startswith(self.base):
             raise UnsafeNameError(f"the URL does not belong to this store ({self.base})", url=url)
-        return url[len(self.base) :]
+        key = url[len(self.base) :]
+        if any(part in (".", "..") for part in key.split("/")) or any(ord(char) < 32 for char in key):
+            raise UnsafeNameError("no object of a data store has such a name", url=url)
+        return key
 
     def supports_streaming(self) -> bool:
         """True: bytes are used as they arrive."""
