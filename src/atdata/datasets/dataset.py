@@ -146,6 +146,11 @@ class Dataset(Generic[T]):
         return self._located
 
     @property
+    def source(self) -> Any:
+        """What the dataset was made from, as it was given; None for samples in memory."""
+        return self._source
+
+    @property
     def opening(self) -> Opening:
         """How the shards' URLs are opened: by the store that was given, or by what they are."""
         return self._opening
