@@ -71,8 +71,11 @@ def translated(url: str, base: str) -> Iterator[None]:
     except (exceptions.BaseError, OSError, ValueError) as error:
         if isinstance(error, StoreError):
             raise
-        kind = CutError if "body error" in str(error) else StoreError
-        raise kind(explained(str(error)), url=url) from None
+        text = str(error)
+        if re.search("<Code>(AccessDenied|InvalidAccessKeyId|SignatureDoesNotMatch|RequestTimeTooSkewed|Expired)", text):
+            raise AccessDeniedError(denied(text), url=url) from None  # which obstore does not tell when it lists
+        kind = CutError if "body error" in text else StoreError
+        raise kind(explained(text), url=url) from None
 
 
 class CutError(StoreError):

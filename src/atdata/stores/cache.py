@@ -153,4 +153,6 @@ class Cache:
             fcntl.flock(fd, fcntl.LOCK_EX)  # as long as another process fetches the same shard
             yield
         finally:
+            # A process forked meanwhile has the file open too, so that closing it here would not free it.
+            fcntl.flock(fd, fcntl.LOCK_UN)
             os.close(fd)
