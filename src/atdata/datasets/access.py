@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import functools
 import hashlib
 import itertools
 import os
@@ -10,13 +11,10 @@ import tempfile
 import threading
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import IO, Any, Literal, NamedTuple
 
 from atdata.datasets import checks
-from atdata.datasets.ahead import Piece, Task, work_ahead
 from atdata.datasets.remote import RemoteShard
 from atdata.datasets.sources import DataSource, Located, ShardRef, is_source
 from atdata.errors import DatasetNotFoundError, IntegrityError
@@ -29,17 +27,16 @@ from atdata.stores.disk import LocalObject
 from atdata.stores.http import public_url
 from atdata.stores.opening import Opening
 
-__all__ = ["Access", "Verify"]
+__all__ = ["Access", "Opened", "Verify"]
 
 Verify = Literal["first", "always", "never"]
 
 _OPEN = 64  # shards kept open
-_AHEAD = 2  # shards opened while one is read
 _LOCAL_WORKERS = min(4, os.cpu_count() or 1)
 _REMOTE_WORKERS = 16  # ranges in flight
 
 
-class _Open(NamedTuple):
+class Opened(NamedTuple):
     """A shard that is open.
 
     Attributes:
@@ -66,7 +63,7 @@ class Access:
         self._opening = opening
         self._verify = verify
         self._cache = cache
-        self._kept: OrderedDict[int, _Open] = OrderedDict()
+        self._kept: OrderedDict[int, Opened] = OrderedDict()
         self._lock = threading.Lock()
         self._counts: list[int] | None = None
         self._seen: dict[int, int] = {}
@@ -76,74 +73,63 @@ class Access:
         """Whether this was made in another process, of which this one is a fork."""
         return self._pid != os.getpid()
 
-    # -- all samples in order --------------------------------------------------------------------------------
+    @functools.cached_property
+    def far(self) -> bool:
+        """Whether any of the shards lies on a server."""
+        return self._source is None and any(self._opening.path(ref.url) is None for ref in self.refs)
 
-    def pieces(self, first: int = 0) -> Iterator[Piece]:
-        """The shards from number `first`, piece by piece, each checked before any byte of it is given out."""
-        far = any(self._opening.path(ref.url) is None for ref in self.refs) if self._source is None else False
-        return work_ahead(partial(self._tasks, first), workers=_REMOTE_WORKERS if far else _LOCAL_WORKERS)
+    @property
+    def workers(self) -> int:
+        """How many threads reading takes: as many as the machine has cores, or as a server has answers at a time."""
+        return _REMOTE_WORKERS if self.far else _LOCAL_WORKERS
 
-    def _tasks(self, first: int, pool: ThreadPoolExecutor) -> Iterator[Task]:
-        opens: dict[int, Future[_Open]] = {}
-        for number in range(first, len(self.refs)):
-            for following in range(number, min(number + 1 + _AHEAD, len(self.refs))):
-                if following not in opens:
-                    opens[following] = pool.submit(self._for_reading, following)
-            found = opens.pop(number).result()
-            shard = found.shard
-            if isinstance(shard, RemoteShard):
-                for start, stop in shard.plan():
-                    yield shard.span(start, stop), partial(self._fetched, number, shard, start, stop)
-            elif found.checked or not isinstance(shard, BufferShard):
-                yield 0, Piece(number, shard, 0, len(shard) if shard.manifest is not None else None)
-            else:
-                yield from self._checking(number, found, shard)
+    @property
+    def verifies_always(self) -> bool:
+        """Whether samples are checked at every reading."""
+        return self._verify == "always"
 
-    def _fetched(self, number: int, shard: RemoteShard, start: int, stop: int) -> Piece:
-        return Piece(number, shard.window(start, stop), start, stop)
+    def trusted(self, found: Opened) -> bool:
+        """Whether nothing of a shard has to be checked any more: it was, or cannot be, or nobody wants that."""
+        if found.expected is None or found.state is None or self._verify == "never":
+            return True
+        return found.checked and self._verify == "first"
 
-    def _checking(self, number: int, found: _Open, shard: BufferShard) -> Iterator[Task]:
-        """Runs of samples of a local shard, each checked on the way; then the shard as a whole is known to be good."""
-        left = checks.runs(shard) or []
-        done = itertools.count(1)
-
-        def check(start: int, stop: int) -> Piece:
-            checks.check_rows(shard, start, stop)
-            if next(done) == len(left):
-                self._found_good(number, found)
-            return Piece(number, shard, start, stop)
-
-        for start, stop in left:
-            yield int(shard.manifest.sizes[start:stop].sum()), partial(check, start, stop)  # type: ignore[union-attr]
-
-    def _found_good(self, number: int, found: _Open) -> None:
+    def found_good(self, number: int, found: Opened) -> Opened:
+        """Take note that all of shard `number` is as it was written."""
         if found.state is not None and found.expected is not None:
             checks.remember(found.state, found.expected)
-        self._keep(number, found._replace(checked=True))
+        return self._keep(number, found._replace(checked=True))
 
-    def _for_reading(self, number: int) -> _Open:
-        """Shard `number`, checked as a whole unless it can be checked in runs."""
-        kept = self._recall(number)
-        found = kept or self._opened(number, whole=False)
-        if found.expected is None or found.state is None or self._verify == "never":
-            return found
-        if found.checked and self._verify == "first":
+    def current(self, number: int) -> Opened:
+        """Shard `number` as its file is now; opened anew when that has changed."""
+        return self._recall(number) or self._opened(number, whole=False)
+
+    def whole(self, number: int) -> Opened:
+        """Shard `number`, opened anew and checked as a whole."""
+        return self._opened(number, whole=True)
+
+    def checked(self, number: int) -> Opened:
+        """Shard `number`, checked as a whole unless that was done.
+
+        Raises:
+            IntegrityError: it is not as it was written.
+        """
+        found = self.current(number)
+        if self.trusted(found):
             return found
         shard = found.shard
-        if not isinstance(shard, BufferShard):
-            return self._opened(number, whole=True)
-        if checks.runs(shard):
-            return found._replace(checked=False)
+        if not isinstance(shard, BufferShard) or found.state is None or found.expected is None:
+            return self.whole(number)
         try:
             checks.check_whole(shard.buffer, found.state, shard.manifest, found.expected)
         except IntegrityError as error:
             error.at(url=shard.url)
             raise
-        return self._keep(number, found._replace(checked=True))
+        return self.found_good(number, found)
 
     # -- opening ---------------------------------------------------------------------------------------------
 
-    def _recall(self, number: int) -> _Open | None:
+    def _recall(self, number: int) -> Opened | None:
         """Shard `number` from those kept open, unless its file has become another."""
         with self._lock:
             kept = self._kept.get(number)
@@ -159,14 +145,14 @@ class Access:
                 return None
         return kept
 
-    def _keep(self, number: int, found: _Open) -> _Open:
+    def _keep(self, number: int, found: Opened) -> Opened:
         with self._lock:
             self._kept[number] = found
             if len(self._kept) > _OPEN:
                 self._kept.popitem(last=False)
         return found
 
-    def _open(self, number: int, *, whole: bool = False) -> _Open:
+    def _open(self, number: int, *, whole: bool = False) -> Opened:
         """Shard `number`, from those kept open when it is among them; as it was opened, even if its file changed."""
         with self._lock:
             kept = self._kept.get(number)
@@ -175,11 +161,11 @@ class Access:
                 return kept
         return self._opened(number, whole=whole)
 
-    def _opened(self, number: int, *, whole: bool) -> _Open:
+    def _opened(self, number: int, *, whole: bool) -> Opened:
         ref = self.refs[number]
         if self._source is not None:
             shard = StreamShard(ref.url, lambda: self._open_source(ref.url))
-            return self._keep(number, _Open(shard, checked=True))
+            return self._keep(number, Opened(shard, checked=True))
         file = self._opening.open(ref.url, None if ref.info is None else ref.info.size)
         if isinstance(file, LocalObject):
             with file:
@@ -193,12 +179,12 @@ class Access:
         except KeyError:
             raise DatasetNotFoundError("the source lists this shard, but does not have it", url=name) from None
 
-    def _local(self, ref: ShardRef, file: LocalObject, whole: bool) -> _Open:
+    def _local(self, ref: ShardRef, file: LocalObject, whole: bool) -> Opened:
         self._check_size(ref, file.size)
         manifest = self._manifest(ref, file.size)
         return self._mapped(ref, file, manifest, whole)
 
-    def _mapped(self, ref: ShardRef, file: LocalObject, manifest: Manifest | None, whole: bool) -> _Open:
+    def _mapped(self, ref: ShardRef, file: LocalObject, manifest: Manifest | None, whole: bool) -> Opened:
         expected = ref.info.sha256 if ref.info else manifest.shard_sha256 if manifest else None
         state = checks.state_of(file.stat)
         checked = expected is None or self._verify == "never"
@@ -213,10 +199,10 @@ class Access:
             checked = True
         if compression(file.read(0, min(10, file.size))) is not None:
             path = Path(file.url)
-            return _Open(StreamShard(ref.url, lambda: path.open("rb")), checked, state, expected)
-        return _Open(BufferShard(ref.url, file.map(), manifest), checked, state, expected)
+            return Opened(StreamShard(ref.url, lambda: path.open("rb")), checked, state, expected)
+        return Opened(BufferShard(ref.url, file.map(), manifest), checked, state, expected)
 
-    def _far(self, ref: ShardRef, file: StoredObject) -> _Open:
+    def _far(self, ref: ShardRef, file: StoredObject) -> Opened:
         """A shard on a server: by ranges with a manifest, else whole where its digest is known, else as a stream."""
         expected = None if ref.info is None else ref.info.sha256
         if self._cache is not None and expected is not None:
@@ -225,15 +211,15 @@ class Access:
         manifest = self._manifest(ref, file.size)
         if manifest is not None:
             shard = RemoteShard(public_url(ref.url), file, manifest, check=self._verify != "never")
-            return _Open(shard, checked=True)
+            return Opened(shard, checked=True)
         if expected is None:
-            return _Open(StreamShard(public_url(ref.url), file.stream), checked=True)
+            return Opened(StreamShard(public_url(ref.url), file.stream), checked=True)
         try:
-            return _Open(self._downloaded(ref, file, expected), checked=True)
+            return Opened(self._downloaded(ref, file, expected), checked=True)
         except IntegrityError:  # once more: it may have been damaged on the way
-            return _Open(self._downloaded(ref, file, expected), checked=True)
+            return Opened(self._downloaded(ref, file, expected), checked=True)
 
-    def _cached(self, cache: Cache, ref: ShardRef, file: StoredObject, expected: str) -> _Open:
+    def _cached(self, cache: Cache, ref: ShardRef, file: StoredObject, expected: str) -> Opened:
         """The whole shard out of the cache, brought there if need be."""
         manifest = self._manifest(ref, file.size)
         for attempt in itertools.count():
@@ -325,6 +311,33 @@ class Access:
             self._counts = list(itertools.accumulate(sizes))
         return self._counts
 
+    def count(self, number: int) -> int:
+        """Number of samples of one shard."""
+        counts = self._counts or self.counts()
+        return counts[number] - (counts[number - 1] if number else 0)
+
+    def sizes(self) -> list[int]:
+        """Size of each shard in bytes; of one that is not recorded and can only be read through, 0."""
+        return [self._size(number) if ref.info is None else ref.info.size for number, ref in enumerate(self.refs)]
+
+    def _size(self, number: int) -> int:
+        shard = self._open(number).shard
+        if shard.manifest is not None:
+            return shard.manifest.shard_size
+        return len(shard.buffer) if isinstance(shard, BufferShard) else 0
+
+    @functools.cached_property
+    def seekable(self) -> bool:
+        """Whether samples can be read in any order; else shards have to be read through from front to back."""
+        return self._source is None and all(self._seekable(number) for number in range(len(self.refs)))
+
+    def _seekable(self, number: int) -> bool:
+        ref = self.refs[number]
+        if ref.info is None:
+            return not isinstance(self._open(number).shard, StreamShard)
+        # Without a manifest or a cache, a shard on a server would be brought whole for every sample.
+        return ref.info.manifest is not None or self._cache is not None or self._opening.path(ref.url) is not None
+
     def learn(self, number: int, count: int) -> None:
         """Take note that shard `number` gave `count` samples, so that nobody has to count them."""
         self._seen[number] = count
@@ -376,7 +389,7 @@ class Access:
             return shard.window(row, row + 1).sample(sample_type, row)
         if isinstance(shard, BufferShard) and shard.manifest is not None:
             if not found.checked:
-                checks.check_rows(shard, row, row + 1)
+                checks.check_rows(shard, slice(row, row + 1))
             return shard.sample(sample_type, row)
         for sample in self._whole(number).samples(sample_type, row, row + 1):
             return sample

@@ -4,31 +4,109 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import NamedTuple
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from atdata.errors import ForkError
-from atdata.shards.reader import Shard
 
-__all__ = ["Piece", "Task", "work_ahead"]
+__all__ = ["BUDGET", "Ahead", "Pool", "Task"]
 
-BUDGET = 128 << 20
+BUDGET = 256 << 20  # bytes under way, waiting, or in the reader's hands
+
+T = TypeVar("T")
 
 
-class Piece(NamedTuple):
-    """Some samples of one shard, ready to be read: from `start` up to `stop`.
+class Task(NamedTuple, Generic[T]):
+    """Something to be made ahead of the reader.
 
-    `stop` is None where only reading to the end will tell how many there are.
+    Attributes:
+        size: bytes that it will hold.
+        jobs: what is done in the background, each by itself.
+        finish: makes the thing of the jobs' results, when it is its turn, in the reader's thread.
     """
 
-    number: int
-    shard: Shard
-    start: int
-    stop: int | None
+    size: int
+    jobs: Sequence[Callable[[], Any]]
+    finish: Callable[[list[Any]], T]
 
 
-Task = tuple[int, Callable[[], Piece] | Piece]
+class Pool:
+    """Threads, of which there are none before the first job."""
+
+    def __init__(self, workers: int) -> None:
+        self._workers = workers
+        self._threads: ThreadPoolExecutor | None = None
+
+    def submit(self, job: Callable[..., T], *args: Any) -> Future[T]:
+        """Have a job done."""
+        if self._threads is None:
+            self._threads = ThreadPoolExecutor(self._workers, thread_name_prefix="atdata-ahead")
+        return self._threads.submit(job, *args)
+
+    def close(self, *, wait: bool) -> None:
+        """Begin no job that has not begun, and let the threads end; `wait` for that, too."""
+        if self._threads is not None:
+            self._threads.shutdown(wait=wait, cancel_futures=True)
+
+
+class Ahead(Generic[T]):
+    """The things that tasks make, in the order of the tasks.
+
+    It can be iterated once. The threads end with the iteration, also when that is given up.
+
+    Args:
+        tasks: given the threads, gives the tasks; it is only asked as far ahead as the budget allows.
+        workers: number of threads.
+        budget: most bytes under way, waiting and in the reader's hands together; a task that needs more runs alone.
+    """
+
+    def __init__(self, tasks: Callable[[Pool], Iterator[Task[T]]], *, workers: int, budget: int = BUDGET) -> None:
+        self._pool = Pool(workers)
+        self._tasks = tasks(self._pool)
+        self._budget = budget
+        self._made = self._run()
+
+    def __iter__(self) -> Iterator[T]:
+        return self._made
+
+    def close(self) -> None:
+        """Give up the iteration, and wait until its threads have ended."""
+        self._made.close()
+        self._pool.close(wait=True)
+
+    def _run(self) -> Generator[T, None, None]:
+        waiting: deque[tuple[Task[T], list[Future[Any]]]] = deque()
+        held = 0
+        owner = os.getpid()
+        try:
+            for task in self._tasks:
+                while waiting and held + task.size > self._budget:
+                    held -= waiting[0][0].size
+                    yield _made(*waiting.popleft())
+                    _same_process(owner)
+                waiting.append((task, [self._pool.submit(job) for job in task.jobs]))
+                held += task.size
+                # What is ready goes out at once: the reader can work while the rest is under way.
+                while waiting and not waiting[0][1]:
+                    held -= waiting[0][0].size
+                    yield _made(*waiting.popleft())
+                    _same_process(owner)
+            while waiting:
+                yield _made(*waiting.popleft())
+                _same_process(owner)
+        finally:
+            # Not waiting for its threads: one of them may be who runs this, as the garbage collector.
+            self._pool.close(wait=False)
+
+
+def _made(task: Task[T], futures: list[Future[Any]]) -> T:
+    if len(futures) > 1:  # a failure is told at once, whatever else is still under way
+        done = wait(futures, return_when=FIRST_EXCEPTION).done
+        for future in futures:
+            if future in done:
+                future.result()
+    return task.finish([future.result() for future in futures])
 
 
 def _same_process(owner: int) -> None:
@@ -37,40 +115,3 @@ def _same_process(owner: int) -> None:
             "this iteration was begun by the process that this one was forked from, and its threads are there; begin a "
             "new one (iterate over the dataset anew)"
         )
-
-
-def work_ahead(
-    tasks: Callable[[ThreadPoolExecutor], Iterator[Task]], *, workers: int, budget: int = BUDGET
-) -> Iterator[Piece]:
-    """The pieces that tasks give, in the order of the tasks.
-
-    Args:
-        tasks: given the pool, gives each task with the bytes its piece will hold (or the piece itself, when it is
-            ready); it is only asked as far ahead as the budget allows.
-        workers: threads of the pool.
-        budget: most bytes under way or waiting; a task that needs more runs alone.
-    """
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="atdata-ahead")
-    waiting: deque[tuple[int, Future[Piece] | Piece]] = deque()
-    held = 0
-    owner = os.getpid()
-    try:
-        for size, task in tasks(pool):
-            while waiting and held + size > budget:
-                given, first = waiting.popleft()
-                held -= given
-                yield first.result() if isinstance(first, Future) else first
-                _same_process(owner)
-            waiting.append((size, task if isinstance(task, Piece) else pool.submit(task)))
-            held += size
-            # What is ready goes out at once: the reader can work while the rest is under way.
-            while waiting and isinstance(waiting[0][1], Piece):
-                yield waiting.popleft()[1]  # type: ignore[misc]
-                _same_process(owner)
-        while waiting:
-            _, first = waiting.popleft()
-            yield first.result() if isinstance(first, Future) else first
-            _same_process(owner)
-    finally:
-        # Not waiting for its threads: one of them may be who runs this, as the garbage collector.
-        pool.shutdown(wait=False, cancel_futures=True)

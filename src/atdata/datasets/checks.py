@@ -1,8 +1,9 @@
 """Whether the bytes of local shards are those that were written.
 
-A shard is checked once for each state of its file. One of large samples is checked in runs of samples, by their own
-digests, so that the first are there at once and several cores help; where every header and filling is what atdata
-writes for these keys and sizes, that fixes every byte of the file. Others are hashed as a whole.
+A shard is checked once for each state of its file. One of large samples is checked by samples, by their own digests, so
+that the first are there at once and several cores help: in runs where it is read in order, and else those that are
+asked for, each once. Where every header and filling is what atdata writes for these keys and sizes, all samples
+together fix every byte of the file. Other shards are hashed as a whole.
 """
 
 from __future__ import annotations
@@ -13,18 +14,30 @@ import threading
 from collections.abc import Iterator
 
 import numpy as np
+from numpy.typing import NDArray
 
 from atdata.errors import AtdataError, IntegrityError
 from atdata.shards import tar
 from atdata.shards.manifest import Manifest
-from atdata.shards.reader import BufferShard
+from atdata.shards.reader import BufferShard, Rows
 from atdata.shards.tar import BufferSource, walk
 from atdata.stores.ranges import windows
 
-__all__ = ["State", "check_rows", "check_whole", "is_known", "remember", "runs", "state_of"]
+__all__ = [
+    "State",
+    "Ticks",
+    "check_rows",
+    "check_whole",
+    "checked_by_sample",
+    "is_known",
+    "remember",
+    "runs",
+    "state_of",
+]
 
 _LARGE = 16 << 10  # bytes of an average sample from which hashing them one by one costs no more than all at once
 _STRETCH = 64 << 20
+_SMALL = 32 << 20  # bytes of a shard that is hashed as a whole in no time
 _RUN = 16 << 20  # bytes of samples checked in one go
 
 # What tells one state of a file from another: device, inode, size, times of content and of metadata.
@@ -32,6 +45,8 @@ State = tuple[int, int, int, int, int]
 
 # SHA-256 of the files this process has checked.
 _known: dict[State, str] = {}
+# Of files that are not known as a whole, the samples that are: a bit for each.
+_ticked: dict[tuple[State, str], NDArray[np.uint8]] = {}
 _lock = threading.Lock()
 
 
@@ -84,6 +99,56 @@ def runs(shard: BufferShard) -> list[tuple[int, int]] | None:
     return list(windows(manifest.offsets.tolist(), ends.tolist(), _RUN))
 
 
+def checked_by_sample(shard: BufferShard) -> bool:
+    """Whether single samples of it are checked by themselves, as hashing all of it would take longer."""
+    manifest = shard.manifest
+    return manifest is not None and (len(shard.buffer) > _SMALL or manifest.sizes.mean() >= _LARGE)
+
+
+class Ticks:
+    """Which samples of a shard were found to be as written, where they are asked for in any order.
+
+    Args:
+        shard: the shard, with its manifest.
+        state: the state of its file.
+        expected: the SHA-256 of the whole shard.
+    """
+
+    def __init__(self, shard: BufferShard, state: State, expected: str) -> None:
+        self._shard = shard
+        self._state = state
+        self._expected = expected
+        with _lock:
+            if len(_ticked) > 1_000_000:
+                _ticked.clear()
+            # One bit for each sample: a large dataset is half read for a long time.
+            self._bits = _ticked.setdefault((state, expected), np.zeros(-(-len(shard) // 8), np.uint8))
+
+    def unknown(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Those of the samples that nobody has checked yet, each once and by number."""
+        rows = np.unique(rows)
+        with _lock:
+            known = self._bits[rows >> 3] & (1 << (rows & 7)).astype(np.uint8)
+        return rows[np.flatnonzero(known == 0)]
+
+    def check(self, rows: NDArray[np.int64]) -> None:
+        """Check samples, and take note; once all samples are known to be good, so is the shard.
+
+        Raises:
+            IntegrityError: a sample's bytes are not those that were written.
+        """
+        check_rows(self._shard, rows)
+        with _lock:
+            np.bitwise_or.at(self._bits, rows >> 3, (1 << (rows & 7)).astype(np.uint8))
+            left = 8 * len(self._bits) - int(np.unpackbits(self._bits).sum())
+        manifest = self._shard.manifest
+        assert manifest is not None
+        if left == -len(manifest) % 8 and _framed(self._shard, manifest):
+            remember(self._state, self._expected)
+            with _lock:
+                _ticked.pop((self._state, self._expected), None)
+
+
 def _framed(shard: BufferShard, manifest: Manifest) -> bool:
     """Whether all that is not payload is what atdata writes for these keys and sizes."""
     heads = tar.headers([f"{key}.msgpack" for key in manifest.keys], manifest.sizes.tolist())
@@ -102,13 +167,13 @@ def _framed(shard: BufferShard, manifest: Manifest) -> bool:
     return bytes(buffer[int(starts[-1]) :]) == tar.end_of_archive(int(starts[-1]))
 
 
-def check_rows(shard: BufferShard, start: int, stop: int) -> None:
-    """Check the samples from `start` up to `stop` against their digests.
+def check_rows(shard: BufferShard, rows: Rows) -> None:
+    """Check samples against their digests.
 
     Raises:
         IntegrityError: a sample's bytes are not those that were written.
     """
-    for row, got in _damaged(shard, start, stop):
+    for row, got in _damaged(shard, rows):
         assert shard.manifest is not None
         raise IntegrityError(
             "the sample's bytes are not those that were written (SHA-256 differs)",
@@ -120,15 +185,16 @@ def check_rows(shard: BufferShard, start: int, stop: int) -> None:
         )
 
 
-def _damaged(shard: BufferShard, start: int, stop: int) -> Iterator[tuple[int, str]]:
+def _damaged(shard: BufferShard, rows: Rows) -> Iterator[tuple[int, str]]:
     manifest = shard.manifest
     assert manifest is not None
-    offsets = (manifest.offsets[start:stop] - shard.base).tolist()
-    sizes = manifest.sizes[start:stop].tolist()
+    offsets = (manifest.offsets[rows] - shard.base).tolist()
+    sizes = manifest.sizes[rows].tolist()
+    numbers = range(rows.start, rows.stop) if isinstance(rows, slice) else rows.tolist()
     buffer = shard.buffer
-    for row, (at, size, expected) in enumerate(zip(offsets, sizes, manifest.digests(start, stop), strict=True), start):
+    for row, at, size in zip(numbers, offsets, sizes, strict=True):
         hasher = hashlib.sha256(buffer[at : at + size])
-        if hasher.digest() != expected:
+        if hasher.digest() != manifest.digest(row):
             yield row, hasher.hexdigest()
 
 
@@ -137,7 +203,7 @@ def _damage(buffer: memoryview, manifest: Manifest | None, expected: str, got: s
     message = "the shard's bytes are not those that were written (SHA-256 differs): it was damaged or replaced"
     offset = key = None
     if manifest is not None and manifest.shard_sha256 == expected:
-        bad = [row for row, _ in _damaged(BufferShard("", buffer, manifest), 0, len(manifest))]
+        bad = [row for row, _ in _damaged(BufferShard("", buffer, manifest), slice(0, len(manifest)))]
         if not bad:
             message = "the shard is damaged outside of its samples, in a tar header or filling (SHA-256 differs)"
             try:

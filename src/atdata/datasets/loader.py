@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from atdata.datasets import steps
-from atdata.datasets.batch import Rows, SampleBatch
+from atdata.datasets.batch import SampleBatch
+from atdata.datasets.columns import Run, Runs
+from atdata.datasets.sequence import Sequence
 from atdata.shards.reader import BufferShard
 
 if TYPE_CHECKING:
@@ -43,7 +45,7 @@ class Loader(Generic[T]):
                 yield sample
             return
         # Without steps nobody needs the keys.
-        for number, shard, start, stop in dataset._shards().pieces():
+        for number, shard, start, stop in Sequence(dataset._shards()):
             if stop is not None:
                 yield from shard.samples(dataset._stored_type, start, stop)
                 continue
@@ -73,14 +75,14 @@ class Loader(Generic[T]):
         dataset = self._dataset
         sample_type = dataset.sample_type
         left = dataset._after_steps(1 << 62) or 0
-        rows: list[Rows] = []
+        rows: list[Run] = []
         have = 0
         waiting: list[Any] = []  # of shards without a manifest
-        pieces = dataset._shards().pieces() if left else iter(())
+        pieces = iter(Sequence(dataset._shards())) if left else iter(())
         for number, shard, start, stop in pieces:
             if not isinstance(shard, BufferShard) or stop is None:
                 # From here on samples are decoded; what waits of earlier shards is decoded with them.
-                waiting += SampleBatch.of_rows(rows, sample_type).samples
+                waiting += SampleBatch.of_lying(Runs(rows), sample_type).samples
                 rows, have = [], 0
                 count = 0
                 for count, sample in enumerate(shard.samples(dataset._stored_type), 1):  # noqa: B007
@@ -97,7 +99,7 @@ class Loader(Generic[T]):
                 at = start
                 while at < stop and left:
                     n = min(size - have - len(waiting), stop - at, left)
-                    rows.append(Rows(shard, at, at + n))
+                    rows.append(Run(shard, at, at + n))
                     at += n
                     have += n
                     left -= n
@@ -109,6 +111,6 @@ class Loader(Generic[T]):
         if rows or waiting:
             yield self._batch(waiting, rows)
 
-    def _batch(self, waiting: list[Any], rows: list[Rows]) -> SampleBatch[Any]:
-        lazy: SampleBatch[Any] = SampleBatch.of_rows(rows, self._dataset.sample_type)
+    def _batch(self, waiting: list[Any], rows: list[Run]) -> SampleBatch[Any]:
+        lazy: SampleBatch[Any] = SampleBatch.of_lying(Runs(rows), self._dataset.sample_type)
         return SampleBatch(waiting + lazy.samples, self._dataset.sample_type) if waiting else lazy

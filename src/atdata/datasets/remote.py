@@ -2,20 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+import itertools
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from atdata.datasets.checks import check_rows
 from atdata.errors import IntegrityError
 from atdata.shards.grouping import RawSample
 from atdata.shards.manifest import Manifest
-from atdata.shards.reader import BufferShard, Shard
+from atdata.shards.reader import BufferShard, Rows, Shard
 from atdata.stores.base import StoredObject
 from atdata.stores.ranges import windows
 
-__all__ = ["RemoteShard"]
+__all__ = ["RemoteShard", "Request"]
 
+_GAP = 128 << 10  # bytes between two samples that are read for nothing rather than ask twice
 _WINDOW = 8 << 20  # bytes of one range: long enough for a connection to reach its speed
+
+
+class Request(NamedTuple):
+    """One range to fetch: its bytes, the samples it is for, and what fetches and checks it."""
+
+    size: int
+    rows: NDArray[np.int64]
+    fetch: Callable[[], BufferShard]
 
 
 class RemoteShard(Shard):
@@ -74,13 +88,32 @@ class RemoteShard(Shard):
         Raises:
             IntegrityError: a sample's bytes are not those that were written.
         """
-        base = int(self.manifest.offsets[start])
-        end = base + self.span(start, stop)
+        return self._range(slice(start, stop))
+
+    def requests(self, rows: NDArray[np.int64]) -> Iterator[Request]:
+        """What to ask for, for these samples: as few ranges as make sense, each held by one buffer.
+
+        Args:
+            rows: in any order, each once.
+        """
+        starts = self.manifest.offsets[rows]
+        order = np.argsort(starts, kind="stable")
+        starts, stops = starts[order], (starts + self.manifest.sizes[rows])[order]
+        gaps = np.flatnonzero(starts[1:] - stops[:-1] > _GAP) + 1
+        for first, last in itertools.pairwise([0, *gaps.tolist(), len(rows)]):
+            for begin, end in windows(starts[first:last].tolist(), stops[first:last].tolist(), _WINDOW):
+                these = slice(first + begin, first + end)
+                size = int(stops[these].max() - starts[these][0])
+                yield Request(size, rows[order[these]], partial(self._range, rows[order[these]]))
+
+    def _range(self, rows: Rows) -> BufferShard:
+        offsets = self.manifest.offsets[rows]
+        base, end = int(offsets.min()), int((offsets + self.manifest.sizes[rows]).max())
         shard = BufferShard(self.url, self._file.fetch(base, end), self.manifest, base=base)
         if self._check:
             try:
-                check_rows(shard, start, stop)
+                check_rows(shard, rows)
             except IntegrityError:
                 shard = BufferShard(self.url, self._file.fetch(base, end), self.manifest, base=base)
-                check_rows(shard, start, stop)
+                check_rows(shard, rows)
         return shard

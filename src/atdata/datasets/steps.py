@@ -1,30 +1,100 @@
-"""The steps of a dataset's plan, applied to samples in the order they were written."""
+"""The steps of a dataset's plan, applied to samples in the order they were written.
+
+There are two kinds. A `ValueStep` makes another sample of each one. A `NarrowingStep` leaves samples out or puts them
+in another order; it can be applied to a stream of samples, and also to a `Selection`, before any sample is given out.
+"""
 
 from __future__ import annotations
 
+import abc
 import copyreg
 import dataclasses
+import functools
+import hashlib
 import itertools
 import typing
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from atdata.errors import SchemaError, StepError
+import numpy as np
+from numpy.typing import NDArray
+
+from atdata.errors import SampleIndexError, SchemaError, StepError
 from atdata.samples import codec
 from atdata.samples.dictsample import DictSample
 from atdata.samples.packable import packable
 
-__all__ = ["Filter", "Map", "Select", "Step", "Take", "apply", "selected_type"]
+if TYPE_CHECKING:
+    from atdata.datasets.resolving import View
+    from atdata.datasets.selection import Selection
+
+__all__ = ["Filter", "Map", "NarrowingStep", "Pick", "Select", "Step", "Take", "ValueStep", "apply", "selected_type"]
 
 Keyed = Iterator[tuple[str | None, Any]]
 
 
+class Step(abc.ABC):
+    """One step of a plan. Steps do not change, and can be pickled."""
+
+    @property
+    @abc.abstractmethod
+    def identity(self) -> str:
+        """What tells it from other steps of its kind, also in another process: a state is refused by other steps."""
+
+    @abc.abstractmethod
+    def type_after(self, before: type) -> type:
+        """The class of the samples after it."""
+
+    @abc.abstractmethod
+    def run(self, samples: Keyed) -> Keyed:
+        """The step over a stream of samples."""
+
+
+class ValueStep(Step):
+    """A step that makes another sample of each one."""
+
+    @abc.abstractmethod
+    def one(self, sample: Any, key: str | None) -> Any:
+        """What it makes of a sample."""
+
+    def run(self, samples: Keyed) -> Keyed:
+        """The step over a stream of samples."""
+        for key, sample in samples:
+            yield key, self.one(sample, key)
+
+
+class NarrowingStep(Step):
+    """A step that leaves samples out, or puts them in another order."""
+
+    def type_after(self, before: type) -> type:
+        """The class before."""
+        return before
+
+    @abc.abstractmethod
+    def count_after(self, count: int) -> int | None:
+        """How many of `count` samples there are after it; None where only reading them tells."""
+
+    @abc.abstractmethod
+    def narrow(self, selection: Selection, view: View) -> Selection:
+        """The stored samples that are left of a selection.
+
+        Args:
+            selection: those there are before the step.
+            view: how they look before the step.
+        """
+
+
 @dataclasses.dataclass(frozen=True)
-class Map:
+class Map(ValueStep):
     """Every sample becomes what `function` gives for it."""
 
     function: Callable[[Any], Any]
     sample_type: type | None
+
+    @property
+    def identity(self) -> str:
+        """The function's module and name."""
+        return _name(self.function)
 
     def type_after(self, before: type) -> type:
         """The class named by the caller or by the function's return annotation, else the class before."""
@@ -37,71 +107,141 @@ class Map:
         known = isinstance(found, type) and (dataclasses.is_dataclass(found) or issubclass(found, DictSample))
         return typing.cast(type, found) if known else before
 
-    def run(self, samples: Keyed) -> Keyed:
-        """The step over a stream of samples."""
-        for key, sample in samples:
-            yield key, _call("map", self.function, sample, key)
+    def one(self, sample: Any, key: str | None) -> Any:
+        """What the function gives for a sample."""
+        try:
+            return self.function(sample)
+        except Exception as error:
+            raise _failed("map", self.function, error, key) from error
 
 
 @dataclasses.dataclass(frozen=True)
-class Filter:
+class Filter(NarrowingStep):
     """Only the samples for which `predicate` is true."""
 
     predicate: Callable[[Any], object]
 
-    def type_after(self, before: type) -> type:
-        """The class before."""
-        return before
+    @property
+    def identity(self) -> str:
+        """The function's module and name."""
+        return _name(self.predicate)
+
+    def count_after(self, count: int) -> int | None:
+        """Only reading tells, unless there is none to begin with."""
+        return 0 if count == 0 else None
+
+    def narrow(self, selection: Selection, view: View) -> Selection:
+        """One reading of all samples of the selection."""
+        mask = np.zeros(len(selection), bool)
+        for position, (key, sample) in enumerate(view.samples(selection)):
+            mask[position] = self._asked(key, sample)
+        return selection.keep(mask)
 
     def run(self, samples: Keyed) -> Keyed:
         """The step over a stream of samples."""
         for key, sample in samples:
-            if _call("filter", self._keeps, sample, key):
+            if self._asked(key, sample):
                 yield key, sample
 
-    def _keeps(self, sample: Any) -> bool:
-        return bool(self.predicate(sample))  # which fails for an array: the user's error, as those of the predicate
+    def _asked(self, key: str | None, sample: Any) -> bool:
+        try:
+            return bool(self.predicate(sample))  # which fails for an array: the user's error too
+        except Exception as error:
+            raise _failed("filter", self.predicate, error, key) from error
 
 
 @dataclasses.dataclass(frozen=True)
-class Take:
+class Take(NarrowingStep):
     """The first `count` samples."""
 
     count: int
 
-    def type_after(self, before: type) -> type:
-        """The class before."""
-        return before
+    @property
+    def identity(self) -> str:
+        """The count."""
+        return str(self.count)
+
+    def count_after(self, count: int) -> int | None:
+        """At most its own."""
+        return min(count, self.count)
+
+    def narrow(self, selection: Selection, view: View) -> Selection:
+        """The beginning of the selection."""
+        return selection.take(self.count)
 
     def run(self, samples: Keyed) -> Keyed:
         """The step over a stream of samples."""
         return itertools.islice(samples, self.count)
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Pick(NarrowingStep):
+    """The samples at some positions, in the order given; those from the end are negative.
+
+    Attributes:
+        positions: int64.
+    """
+
+    positions: NDArray[np.int64]
+
+    @functools.cached_property
+    def identity(self) -> str:
+        """A digest of the positions."""
+        return hashlib.sha256(self.positions.astype("<i8").tobytes()).hexdigest()[:16]
+
+    def count_after(self, count: int) -> int | None:
+        """As many as positions were given."""
+        return len(self.positions)
+
+    def narrow(self, selection: Selection, view: View) -> Selection:
+        """Those of the selection."""
+        return selection.pick(self._among(len(selection)))
+
+    def run(self, samples: Keyed) -> Keyed:
+        """The step over a stream of samples: what is wanted is kept until it is its turn."""
+        if len(self.positions) and self.positions.min() < 0:
+            every = list(samples)
+            yield from (every[at] for at in self._among(len(every)).tolist())
+            return
+        wanted = set(self.positions.tolist())
+        last = max(wanted, default=-1)
+        found = {at: pair for at, pair in zip(range(last + 1), samples, strict=False) if at in wanted}
+        if last >= 0 and last not in found:
+            raise SampleIndexError(f"there is no sample {last}: the dataset ends before")
+        for at in self.positions.tolist():
+            yield found[at]
+
+    def _among(self, count: int) -> NDArray[np.int64]:
+        wrong = self.positions[(self.positions < -count) | (self.positions >= count)]
+        if len(wrong):
+            raise SampleIndexError(f"there is no sample {wrong[0]}: the dataset has {count}")
+        return np.where(self.positions < 0, self.positions + count, self.positions)
+
+
 @dataclasses.dataclass(frozen=True)
-class Select:
+class Select(ValueStep):
     """Only some fields of every sample."""
 
     fields: tuple[str, ...]
+
+    @property
+    def identity(self) -> str:
+        """The fields."""
+        return ",".join(self.fields)
 
     def type_after(self, before: type) -> type:
         """A class with only these fields."""
         return selected_type(before, self.fields)
 
-    def __call__(self, sample: Any) -> Any:
+    def one(self, sample: Any, key: str | None) -> Any:
         """The sample with only these fields."""
-        if isinstance(sample, Mapping):
-            return DictSample({name: sample[name] for name in self.fields})
-        cls = selected_type(type(sample), self.fields)
-        return cls(**{name: getattr(sample, name) for name in self.fields})
-
-    def run(self, samples: Keyed) -> Keyed:
-        """The step over a stream of samples."""
-        for key, sample in samples:
-            yield key, _call("select_fields", self, sample, key)
-
-
-Step = Map | Filter | Take | Select
+        try:
+            if isinstance(sample, Mapping):
+                return DictSample({name: sample[name] for name in self.fields})
+            cls = selected_type(type(sample), self.fields)
+            return cls(**{name: getattr(sample, name) for name in self.fields})
+        except Exception as error:
+            raise _failed("select_fields", None, error, key) from error
 
 
 def apply(steps: tuple[Step, ...], samples: Keyed) -> Keyed:
@@ -111,11 +251,15 @@ def apply(steps: tuple[Step, ...], samples: Keyed) -> Keyed:
     return samples
 
 
-def _call(name: str, function: Callable[[Any], Any], sample: Any, key: str | None = None) -> Any:
-    try:
-        return function(sample)
-    except Exception as error:
-        raise StepError(f"the function of a {name} step raised {type(error).__name__}: {error}", key=key) from error
+def _failed(step: str, function: object, error: Exception, key: str | None) -> StepError:
+    what = "a" if function is None else f"the function {_name(function)} of a"
+    return StepError(f"{what} {step} step raised {type(error).__name__}: {error}", key=key)
+
+
+def _name(function: Any) -> str:
+    """The name of a function, or of the class of what is called like one."""
+    named = function if hasattr(function, "__qualname__") else type(function)
+    return f"{named.__module__}.{named.__qualname__}"
 
 
 class _SelectedType(type):

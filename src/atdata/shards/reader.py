@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import abc
+import math
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import IO, Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from atdata.shards.manifest import ArrayColumn, Manifest
 from atdata.shards.members import decoder
 from atdata.shards.tar import BufferSource, StreamSource, walk
 
-__all__ = ["BufferShard", "Shard", "StreamShard", "keeps_values"]
+__all__ = ["BufferShard", "Rows", "Shard", "StreamShard", "keeps_values", "payload_decoder"]
 
 
 class Shard(abc.ABC):
@@ -209,7 +210,7 @@ class BufferShard(Shard):
             if field not in manifest.array_fields:
                 return False
             column = manifest.array(field)
-            if not optional and column.missing(0, len(manifest)):
+            if not optional and column.missing():
                 return False
             return all(inner.mismatch(dtype, shape) is None for dtype, shape in _kinds(column))
         match inner:
@@ -227,41 +228,63 @@ class BufferShard(Shard):
         values = manifest.table[field]
         return values.type in _ARROW.get(types.pop(), ()) and (optional or not values.null_count)
 
-    def gather(self, field: str, start: int, stop: int, out: NDArray[Any] | None = None) -> Any:
-        """The values of one field for the samples from `start` up to `stop`, without decoding any.
-
-        Args:
-            field: a field the manifest describes.
-            out: where arrays are copied to, of shape (stop - start, …); only when the field is uniform.
-
-        Returns:
-            For scalars a list; for arrays `out`, or a list of new arrays (None where there is none).
-        """
+    def values(self, field: str, rows: Rows) -> NDArray[np.object_]:
+        """The values of a scalar field for some samples, as Python objects, without decoding any sample."""
         assert self.manifest is not None
-        if field not in self.manifest.array_fields:
-            return self.manifest.column(field)[start:stop]
+        return self.manifest.values(field)[rows]
+
+    def arrays(self, field: str, rows: Rows) -> list[NDArray[Any] | None]:
+        """New arrays of an array field for some samples, None where there is none, without decoding any sample."""
+        assert self.manifest is not None
         column = self.manifest.array(field)
-        if out is not None:
-            assert column.shape is not None
-            if column.stride is not None and column.stride >= 0:
-                np.copyto(out, self._strided(column.offsets[start] - self.base, stop - start, column.stride, out))
-            else:
-                for i, at in enumerate((column.offsets[start:stop] - self.base).tolist()):
-                    out[i] = np.ndarray(column.shape, column.dtype, self.buffer, at)
-            return out
-        arrays: list[NDArray[Any] | None] = []
-        for row in range(start, stop):
-            at = int(column.offsets[row])
-            if at < 0:
-                arrays.append(None)
+        found: list[NDArray[Any] | None] = []
+        for row, offset in zip(_numbers(rows), column.offsets[rows].tolist(), strict=True):
+            if offset < 0:
+                found.append(None)
                 continue
             dtype, shape = column.describe(row)
-            arrays.append(np.ndarray(shape, dtype, self.buffer, at - self.base).copy())
-        return arrays
+            found.append(np.ndarray(shape, dtype, self.buffer, offset - self.base).copy())
+        return found
 
-    def _strided(self, offset: int, count: int, stride: int, like: NDArray[Any]) -> NDArray[Any]:
-        # One view over all rows; NumPy itself checks that it stays inside the buffer.
-        return np.ndarray((count, *like.shape[1:]), like.dtype, self.buffer, int(offset), (stride, *like.strides[1:]))
+    def gather(self, field: str, rows: Rows, out: NDArray[Any], at: Rows) -> None:
+        """Copy the arrays of a field that all have one dtype and shape, without decoding any sample.
+
+        Args:
+            field: the array field; none of the samples is without it.
+            rows: the samples.
+            out: where they go, of shape (…, *shape) and contiguous.
+            at: which rows of `out` they become, as many as there are samples.
+        """
+        assert self.manifest is not None
+        column = self.manifest.array(field)
+        assert column.shape is not None
+        size = out.itemsize * math.prod(column.shape)
+        if not size or not len(out):
+            return
+        if isinstance(rows, slice) and column.stride is not None and column.stride >= 0:
+            # One view over all rows; NumPy itself checks that it stays inside the buffer.
+            offset, inner = int(column.offsets[rows.start]) - self.base, out.strides[1:]
+            shape = (rows.stop - rows.start, *column.shape)
+            out[at] = np.ndarray(shape, out.dtype, self.buffer, offset, (column.stride, *inner))
+            return
+        offsets = column.offsets[rows] - self.base
+        if size <= _SHORT:
+            # What begins at every single byte, of which NumPy takes those that are wanted in one go.
+            every = np.ndarray((len(self.buffer) - size + 1,), f"V{size}", self.buffer, 0, (1,))
+            out.reshape(len(out), -1).view(f"V{size}")[:, 0][at] = every[offsets]
+            return
+        for place, offset in zip(_numbers(at), offsets.tolist(), strict=True):
+            out[place] = np.ndarray(column.shape, column.dtype, self.buffer, offset)
+
+
+_SHORT = 2048  # bytes up to which an array is copied faster together with others
+
+# Samples of a shard: a run (with start and stop, and step 1), or their numbers.
+Rows = slice | NDArray[np.int64]
+
+
+def _numbers(rows: Rows) -> Iterable[int]:
+    return range(rows.start, rows.stop) if isinstance(rows, slice) else rows.tolist()
 
 
 class StreamShard(Shard):

@@ -1,0 +1,303 @@
+"""Samples that lie in shards, in an order: whole columns of them, copied without decoding any sample."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from atdata.errors import AtdataError
+from atdata.samples import codec
+from atdata.samples.fields import Array, EnumOf, FieldType, LiteralOf, OptionalOf
+from atdata.shards.reader import BufferShard, Rows, payload_decoder
+
+__all__ = ["Lying", "Run", "Runs", "Stretch", "empty_array", "stack"]
+
+_AHEAD = 4 << 20  # bytes of short arrays that are gathered at once for several batches
+
+
+class Lying(abc.ABC):
+    """Samples that nobody has decoded yet."""
+
+    @abc.abstractmethod
+    def __len__(self) -> int:
+        """Number of samples."""
+
+    @abc.abstractmethod
+    def samples(self, sample_type: type) -> list[Any]:
+        """The samples; arrays are read-only views."""
+
+    @abc.abstractmethod
+    def column(self, sample_type: type, field: str) -> Any:
+        """One field of all samples, new and the caller's own; None where only decoding can tell."""
+
+
+class Run(NamedTuple):
+    """A run of samples in one shard with a manifest: from number `start` up to `stop`."""
+
+    shard: BufferShard
+    start: int
+    stop: int
+
+
+class Runs(Lying):
+    """Runs of samples, one after the other."""
+
+    def __init__(self, runs: Sequence[Run]) -> None:
+        self._runs = runs
+
+    def __len__(self) -> int:
+        return sum(run.stop - run.start for run in self._runs)
+
+    def samples(self, sample_type: type) -> list[Any]:
+        """The samples; arrays are read-only views."""
+        return [sample for shard, start, stop in self._runs for sample in shard.samples(sample_type, start, stop)]
+
+    def column(self, sample_type: type, field: str) -> Any:
+        """One field of all samples, new and the caller's own; None where only decoding can tell."""
+        pieces, at = [], 0
+        for shard, start, stop in self._runs:
+            pieces.append(_Piece(shard, slice(start, stop), slice(at, at + stop - start)))
+            at += stop - start
+        return _column(sample_type, field, pieces, at)
+
+
+class Stretch:
+    """Samples that were read together, in the order in which they are given out, to be cut into batches.
+
+    Args:
+        shards: where the samples lie; each shard, or part of one, holds what is said of it here.
+        which: for each sample, the number of its shard in `shards`.
+        rows: for each sample, its row there, int64.
+    """
+
+    def __init__(self, shards: Sequence[BufferShard], which: NDArray[np.intp], rows: NDArray[np.int64]) -> None:
+        self._shards = shards
+        self._which = which
+        self._rows = rows
+        self._columns: dict[tuple[type, str], Callable[[int, int], Any]] = {}
+        self._spans: tuple[list[int], list[int], list[int]] | None = None
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def part(self, start: int, stop: int) -> Lying:
+        """The samples from `start` up to `stop`."""
+        return _Part(self, start, stop)
+
+    def keyed(self, sample_type: type, start: int, stop: int) -> Iterator[tuple[str, str, Any]]:
+        """URL of the shard, key and sample, from `start` up to `stop`."""
+        samples = self.decoded(sample_type, start, stop)
+        for number, row in zip(self._which[start:stop].tolist(), self._rows[start:stop].tolist(), strict=True):
+            shard = self._shards[number]
+            yield shard.url, shard.key(row), next(samples)
+
+    def decoded(self, sample_type: type, start: int, stop: int) -> Iterator[Any]:
+        """The samples from `start` up to `stop`; arrays are read-only views."""
+        if any(shard.manifest is None for shard in self._shards):
+            for number, row in zip(self._which[start:stop].tolist(), self._rows[start:stop].tolist(), strict=True):
+                yield from self._shards[number].samples(sample_type, row, row + 1)
+            return
+        if self._spans is None:
+            self._spans = self._payloads()
+        decode = payload_decoder(sample_type)
+        buffers = [shard.buffer for shard in self._shards]
+        which, begins, ends = (part[start:stop] for part in self._spans)
+        at = start
+        try:
+            for number, begin, end in zip(which, begins, ends, strict=True):
+                yield decode(buffers[number][begin:end])
+                at += 1
+        except AtdataError as error:
+            if error.key is None and error.url is None:
+                shard, row = self._shards[int(self._which[at])], int(self._rows[at])
+                assert shard.manifest is not None
+                error.at(url=shard.url, offset=int(shard.manifest.offsets[row]), key=shard.key(row))
+            raise
+
+    def _payloads(self) -> tuple[list[int], list[int], list[int]]:
+        """For each sample: the number of its shard, and where in that shard's buffer it begins and ends."""
+        begins, sizes = np.empty(len(self), np.int64), np.empty(len(self), np.int64)
+        for shard, rows, at in self._pieces(0, len(self)):
+            assert shard.manifest is not None
+            begins[at] = shard.manifest.offsets[rows] - shard.base
+            sizes[at] = shard.manifest.sizes[rows]
+        return self._which.tolist(), begins.tolist(), (begins + sizes).tolist()
+
+    def column(self, sample_type: type, field: str, start: int, stop: int) -> Any:
+        """One field of the samples from `start` up to `stop`; None where only decoding can tell."""
+        found = self._columns.get((sample_type, field))
+        if found is None:
+            found = self._columns[sample_type, field] = self._prepared(sample_type, field)
+        return found(start, stop)
+
+    def _prepared(self, sample_type: type, field: str) -> Callable[[int, int], Any]:
+        """What gives a column for parts of the stretch; as much is done for all of them at once as pays."""
+        pieces = self._pieces(0, len(self))
+        inner = _inner(sample_type, field, pieces)
+        if inner is None:
+            return lambda start, stop: None
+        if not isinstance(inner, Array):
+            values = _values(inner, field, pieces, len(self))
+            return lambda start, stop: None if values is None else values[start:stop]
+        kind = _kind(field, pieces)
+        if kind is not None and kind.size <= _AHEAD // 64:
+            return _Gathered(self, field, kind).part
+        return lambda start, stop: _column(sample_type, field, self._pieces(start, stop), stop - start)
+
+    def _pieces(self, start: int, stop: int) -> list[_Piece]:
+        """The samples from `start` up to `stop`, shard by shard."""
+        which, rows = self._which[start:stop], self._rows[start:stop]
+        if len(which) == 0:
+            return []
+        if len(self._shards) == 1 or (which == which[0]).all():
+            return [_Piece(self._shards[int(which[0])], rows, slice(0, len(rows)))]
+        # NumPy sorts small numbers by counting them.
+        order = np.argsort(which.astype(np.uint16) if len(self._shards) <= 1 << 16 else which, kind="stable")
+        ordered = which[order]
+        bounds = [0, *(np.flatnonzero(np.diff(ordered)) + 1).tolist(), len(order)]
+        numbers = ordered[bounds[:-1]].tolist()
+        return [
+            _Piece(self._shards[number], rows[order[begin:end]], order[begin:end])
+            for number, begin, end in zip(numbers, bounds[:-1], bounds[1:], strict=True)
+        ]
+
+
+class _Part(Lying):
+    """Some neighbouring samples of a stretch."""
+
+    def __init__(self, stretch: Stretch, start: int, stop: int) -> None:
+        self._stretch = stretch
+        self._start = start
+        self._stop = stop
+
+    def __len__(self) -> int:
+        return self._stop - self._start
+
+    def samples(self, sample_type: type) -> list[Any]:
+        return list(self._stretch.decoded(sample_type, self._start, self._stop))
+
+    def column(self, sample_type: type, field: str) -> Any:
+        return self._stretch.column(sample_type, field, self._start, self._stop)
+
+
+class _Piece(NamedTuple):
+    """Samples of one shard: their rows in it, and which of the wanted samples they are."""
+
+    shard: BufferShard
+    rows: Rows
+    at: Rows
+
+
+class _Kind(NamedTuple):
+    """dtype and shape of arrays that are all alike, and their size in bytes."""
+
+    dtype: np.dtype[Any]
+    shape: tuple[int, ...]
+
+    @property
+    def size(self) -> int:
+        return self.dtype.itemsize * int(np.prod(self.shape))
+
+
+class _Gathered:
+    """Short arrays, gathered for several batches at once: each has a copy of its part."""
+
+    def __init__(self, stretch: Stretch, field: str, kind: _Kind) -> None:
+        self._stretch = stretch
+        self._field = field
+        self._kind = kind
+        self._start = self._stop = 0
+        self._arrays = empty_array(0, kind.shape, kind.dtype)
+
+    def part(self, start: int, stop: int) -> NDArray[Any]:
+        """The arrays of the samples from `start` up to `stop`."""
+        if start < self._start or stop > self._stop:
+            self._start = start
+            self._stop = min(len(self._stretch), max(stop, start + _AHEAD // max(self._kind.size, 1)))
+            self._arrays = empty_array(self._stop - start, self._kind.shape, self._kind.dtype)
+            for shard, rows, at in self._stretch._pieces(start, self._stop):
+                shard.gather(self._field, rows, self._arrays, at)
+        return self._arrays[start - self._start : stop - self._start].copy()
+
+
+def _column(sample_type: type, field: str, pieces: Sequence[_Piece], count: int) -> Any:
+    inner = _inner(sample_type, field, pieces)
+    if inner is None:
+        return None
+    if not isinstance(inner, Array):
+        return _values(inner, field, pieces, count)
+    kind = _kind(field, pieces)
+    if kind is None:
+        found: list[Any] = [None] * count
+        for shard, rows, at in pieces:
+            places = range(count)[at] if isinstance(at, slice) else at.tolist()
+            for place, value in zip(places, shard.arrays(field, rows), strict=True):
+                found[place] = value
+        return stack(found)
+    out = empty_array(count, kind.shape, kind.dtype)
+    for shard, rows, at in pieces:
+        shard.gather(field, rows, out, at)
+    return out
+
+
+def _inner(sample_type: type, field: str, pieces: Sequence[_Piece]) -> FieldType | None:
+    """The type of a field, without None, when it can be told from the manifests of all shards."""
+    if not all(piece.shard.has_column(sample_type, field) for piece in pieces):
+        return None
+    node = codec.plan(sample_type).nodes[field]
+    return node.inner if isinstance(node, OptionalOf) else node
+
+
+def _values(inner: FieldType, field: str, pieces: Sequence[_Piece], count: int) -> list[Any] | None:
+    """The values of a scalar field; None where the manifests hold values that are none of the field's."""
+    if len(pieces) == 1 and isinstance(pieces[0].at, slice):
+        values = pieces[0].shard.values(field, pieces[0].rows).tolist()
+    else:
+        found = np.empty(count, object)
+        for shard, rows, at in pieces:
+            found[at] = shard.values(field, rows)
+        values = found.tolist()
+    match inner:
+        case EnumOf():
+            members = {None: None, **{m.value: m for m in inner.cls}}
+            return [members[v] for v in values] if all(v in members for v in values) else None
+        case LiteralOf():
+            return values if all(v is None or v in inner.values for v in values) else None
+    return list(values)
+
+
+def _kind(field: str, pieces: Sequence[_Piece]) -> _Kind | None:
+    """What all arrays are; None where they differ, or one is missing."""
+    columns = [piece.shard.manifest.array(field) for piece in pieces if piece.shard.manifest is not None]
+    if not columns or columns[0].dtype is None or columns[0].shape is None:
+        return None
+    kind = _Kind(columns[0].dtype, columns[0].shape)
+    alike = all(
+        c.dtype == kind.dtype and c.shape == kind.shape and not c.missing(rows)
+        for c, (_, rows, _) in zip(columns, pieces, strict=True)
+    )
+    return kind if alike else None
+
+
+def empty_array(count: int, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
+    """A new array of `count` arrays of that shape and dtype, with anything in it."""
+    # `np.empty` would make one byte of a dtype of none (`<U0`), as `np.stack` makes native what is big-endian.
+    return np.ndarray((count, *shape), dtype)
+
+
+def stack(values: list[Any]) -> Any:
+    """Arrays of one dtype and shape as one new array; else a list of new arrays, or the values as they are."""
+    first = values[0] if values else None
+    if isinstance(first, np.ndarray) and all(
+        isinstance(v, np.ndarray) and v.dtype == first.dtype and v.shape == first.shape for v in values
+    ):
+        out = empty_array(len(values), first.shape, first.dtype)
+        for i, value in enumerate(values):
+            out[i] = value
+        return out
+    # Lists of arrays are the caller's own, as stacked columns are.
+    return [v.copy() if isinstance(v, np.ndarray) else v for v in values]

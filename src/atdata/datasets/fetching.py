@@ -1,0 +1,201 @@
+"""Samples from anywhere in the shards: read in stretches ahead of the reader, each checked before it is given out."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from atdata.datasets import checks
+from atdata.datasets.access import Access, Opened
+from atdata.datasets.ahead import BUDGET, Ahead, Pool, Task
+from atdata.datasets.columns import Stretch
+from atdata.datasets.remote import RemoteShard
+from atdata.datasets.selection import Places
+from atdata.errors import IntegrityError
+from atdata.shards.reader import BufferShard
+
+__all__ = ["Fetching", "Wanted"]
+
+_CHECKED_AT_ONCE = 8 << 20  # bytes of samples that one job hashes
+
+
+class Wanted(NamedTuple):
+    """Samples to be read together.
+
+    Attributes:
+        places: where they lie, in the order in which they are given out.
+        batch: how many of them a batch has. The samples may be brought in several stretches, but a batch in one.
+    """
+
+    places: Places
+    batch: int
+
+
+class Fetching:
+    """Stretches of wanted samples, in order.
+
+    Of local shards only what was not checked before is looked at; of shards on servers ranges are fetched. It can be
+    iterated once.
+
+    Args:
+        access: the shards.
+        wanted: what to read; it is asked as far ahead as the budget allows.
+        budget: most bytes that are held of shards on servers. A batch that is larger by itself is read alone.
+    """
+
+    def __init__(self, access: Access, wanted: Iterator[Wanted], *, budget: int = BUDGET) -> None:
+        self._access = access
+        self._wanted = wanted
+        self._budget = budget
+        self._versions: dict[int, Any] = {}
+        self._opens: dict[int, Future[Opened]] = {}
+        self._locks: dict[int, threading.Lock] = {}
+        self._ahead = Ahead(self._tasks, workers=access.workers, budget=budget)
+
+    def __iter__(self) -> Iterator[Stretch]:
+        return iter(self._ahead)
+
+    def close(self) -> None:
+        """Give up reading, and wait until the threads have ended."""
+        self._ahead.close()
+
+    def _tasks(self, pool: Pool) -> Iterator[Task[Stretch]]:
+        coming = next(self._wanted, None)
+        while coming is not None:
+            wanted, coming = coming, next(self._wanted, None)
+            groups = _by_shard(wanted.places)
+            shards = {group.number: self._open(pool, group.number) for group in groups}
+            if coming is not None:
+                for number in np.unique(coming.places.shards).tolist():
+                    if number not in shards and number not in self._opens:
+                        self._opens[number] = pool.submit(self._access.current, number)
+            yield from self._cut(wanted, groups, shards)
+
+    def _open(self, pool: Pool, number: int) -> Opened:
+        """Shard `number`; an epoch is of one version of it."""
+        opening = self._opens.pop(number, None)
+        found = self._access.current(number) if opening is None else opening.result()
+        shard, count = found.shard, self._access.count(number)
+        version = found.expected or (found.state and found.state[:4])
+        if isinstance(shard, RemoteShard):
+            version = shard.manifest.shard_sha256
+        if (
+            not isinstance(shard, RemoteShard | BufferShard)
+            or self._versions.setdefault(number, version) != version
+            or (self._access.refs[number].info is None and len(shard) != count)
+        ):
+            raise IntegrityError(
+                "the shard was changed while the dataset was in use: versions are not mixed, so make the dataset anew",
+                url=shard.url,
+            )
+        return found
+
+    # -- what has to be done for some samples ----------------------------------------------------------------
+
+    def _cut(self, wanted: Wanted, groups: list[_Group], shards: dict[int, Opened]) -> Iterator[Task[Stretch]]:
+        """The tasks for some samples; several where they would take too much of the budget at once."""
+        count = len(wanted.places.rows)
+        size = 0
+        for group in groups:
+            shard = shards[group.number].shard
+            if isinstance(shard, RemoteShard):
+                size += int(shard.manifest.sizes[group.rows].sum())
+        if size <= self._budget // 2 or count <= wanted.batch:
+            yield self._task(count, groups, shards)
+            return
+        middle = -(-count // wanted.batch) // 2 * wanted.batch
+        for some in (slice(0, middle), slice(middle, count)):
+            places = Places(wanted.places.shards[some], wanted.places.rows[some])
+            yield from self._cut(Wanted(places, wanted.batch), _by_shard(places), shards)
+
+    def _task(self, count: int, groups: list[_Group], shards: dict[int, Opened]) -> Task[Stretch]:
+        """What has to be done before the samples can be given out."""
+        which = np.empty(count, np.intp)
+        rows = np.empty(count, np.int64)
+        buffers: list[BufferShard | None] = []
+        jobs: list[Callable[[], BufferShard | None]] = []
+        size = 0
+        for number, at, these in groups:
+            found = shards[number]
+            rows[at] = these
+            if isinstance(found.shard, RemoteShard):
+                unique, places = np.unique(these, return_inverse=True)
+                owner = np.empty(len(unique), np.intp)
+                for request in found.shard.requests(unique):
+                    owner[np.searchsorted(unique, request.rows)] = len(buffers)
+                    buffers.append(None)
+                    jobs.append(request.fetch)
+                    size += request.size
+                which[at] = owner[places]
+                continue
+            assert isinstance(found.shard, BufferShard)
+            which[at] = len(buffers)
+            buffers.append(found.shard)
+            if not self._access.trusted(found):
+                jobs += self._checks(number, found, these)
+        return Task(size, jobs, partial(_stretch, buffers, which, rows))
+
+    def _checks(self, number: int, found: Opened, rows: NDArray[np.int64]) -> list[Callable[[], None]]:
+        shard = found.shard
+        assert isinstance(shard, BufferShard)
+        assert found.state is not None
+        assert found.expected is not None
+        if not checks.checked_by_sample(shard):
+            return [partial(self._check_whole, number, self._locks.setdefault(number, threading.Lock()))]
+        assert shard.manifest is not None
+        if self._access.verifies_always:
+            check: Callable[[NDArray[np.int64]], None] = partial(checks.check_rows, shard)
+            rows = np.unique(rows)
+        else:
+            ticks = checks.Ticks(shard, found.state, found.expected)
+            check = ticks.check
+            rows = ticks.unknown(rows)
+        ends = np.cumsum(shard.manifest.sizes[rows])
+        bounds = np.flatnonzero(np.diff(ends // _CHECKED_AT_ONCE)) + 1
+        return [partial(check, some) for some in np.split(rows, bounds) if len(some)]
+
+    def _check_whole(self, number: int, lock: threading.Lock) -> None:
+        with lock:  # several stretches may want it at a time
+            self._access.checked(number)
+
+
+class _Group(NamedTuple):
+    """Samples of one shard: its number, which of the wanted samples they are, and their rows."""
+
+    number: int
+    at: Any
+    rows: NDArray[np.int64]
+
+
+def _by_shard(places: Places) -> list[_Group]:
+    shards, rows = places
+    if not len(shards):
+        return []
+    if (shards == shards[0]).all():
+        return [_Group(int(shards[0]), slice(None), rows)]
+    # NumPy sorts small numbers by counting them.
+    order = np.argsort(shards.astype(np.uint16) if int(shards.max()) < 1 << 16 else shards, kind="stable")
+    ordered = shards[order]
+    bounds = [0, *(np.flatnonzero(np.diff(ordered)) + 1).tolist(), len(order)]
+    return [
+        _Group(int(ordered[start]), order[start:stop], rows[order[start:stop]])
+        for start, stop in itertools.pairwise(bounds)
+    ]
+
+
+def _stretch(
+    buffers: list[BufferShard | None],
+    which: NDArray[np.intp],
+    rows: NDArray[np.int64],
+    results: list[BufferShard | None],
+) -> Stretch:
+    """The samples, once all jobs are done; each fetched range takes the place that was kept for it."""
+    fetched = iter([result for result in results if result is not None])
+    return Stretch([next(fetched) if buffer is None else buffer for buffer in buffers], which, rows)

@@ -1,0 +1,101 @@
+"""From the steps of a plan to the stored samples that are left, and what is made of each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from atdata.datasets.access import Access
+from atdata.datasets.ahead import BUDGET
+from atdata.datasets.columns import Stretch
+from atdata.datasets.fetching import Fetching, Wanted
+from atdata.datasets.selection import Selection
+from atdata.datasets.steps import NarrowingStep, Step, ValueStep
+from atdata.errors import StepError
+
+__all__ = ["Resolved", "View", "resolve", "seen"]
+
+_AT_ONCE = 16 << 20  # bytes of samples that are read together while a step looks at all of them
+
+
+class View:
+    """How stored samples look at some point of a plan.
+
+    Attributes:
+        access: their shards.
+        stored_type: the class they are read as.
+        values: the steps that make something of each, up to that point.
+    """
+
+    def __init__(self, access: Access, stored_type: type, values: tuple[ValueStep, ...] = ()) -> None:
+        self.access = access
+        self.stored_type = stored_type
+        self.values = values
+
+    def samples(self, selection: Selection) -> Iterator[tuple[str, Any]]:
+        """Key and sample, in the order of the selection."""
+        each = max(1, sum(self.access.sizes()) // max(self.access.length(), 1))
+        at_once = max(1, min(_AT_ONCE // each, 8192))
+        wanted = (
+            Wanted(selection.places(np.arange(start, min(start + at_once, len(selection)))), 1)
+            for start in range(0, len(selection), at_once)
+        )
+        fetching = Fetching(self.access, wanted, budget=BUDGET)
+        try:
+            for stretch in fetching:
+                yield from seen(stretch, 0, len(stretch), self)
+        finally:
+            fetching.close()
+
+
+def seen(stretch: Stretch, start: int, stop: int, view: View) -> Iterator[tuple[str, Any]]:
+    """Key and sample as a view shows them, from number `start` up to `stop` of a stretch.
+
+    Raises:
+        StepError: a user's function failed; it names shard and key.
+    """
+    for url, key, sample in stretch.keyed(view.stored_type, start, stop):
+        try:
+            for step in view.values:
+                sample = step.one(sample, key)
+        except StepError as error:
+            error.at(url=url)
+            raise
+        yield key, sample
+
+
+class Resolved(NamedTuple):
+    """A plan that was followed as far as samples are left out.
+
+    Attributes:
+        steps: how many of its steps that is.
+        selection: the stored samples that are left.
+        values: what is made of each of them.
+    """
+
+    steps: int
+    selection: Selection
+    values: tuple[ValueStep, ...]
+
+
+def resolve(steps: tuple[Step, ...], access: Access, stored_type: type, known: Resolved | None = None) -> Resolved:
+    """Follow a plan.
+
+    Args:
+        steps: its steps.
+        access: the shards, which must be seekable.
+        stored_type: the class samples are read as.
+        known: what is known of the first of these steps.
+    """
+    if known is None:
+        known = Resolved(0, Selection.whole([access.count(number) for number in range(len(access.refs))]), ())
+    _, selection, values = known
+    for step in steps[known.steps :]:
+        if isinstance(step, NarrowingStep):
+            selection = step.narrow(selection, View(access, stored_type, values))
+        else:
+            assert isinstance(step, ValueStep)
+            values = (*values, step)
+    return Resolved(len(steps), selection, values)
