@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from atdata.datasets.query import fields
     from atdata.datasets.sources import DataSource
     from atdata.errors import AtdataError
+    from atdata.lenses.lens import Lens
+    from atdata.lenses.network import LensNetwork, lens
     from atdata.samples.dictsample import DictSample
     from atdata.samples.fields import Shape
     from atdata.samples.images import Image
@@ -25,6 +27,7 @@ if TYPE_CHECKING:
     from atdata.stores.disk import LocalDiskStore
     from atdata.stores.opening import open_store
     from atdata.stores.s3 import S3DataStore
+    from atdata.testing.laws import check_laws
 
 _HOMES = {
     "AbstractDataStore": "atdata.stores.base",
@@ -33,14 +36,18 @@ _HOMES = {
     "Dataset": "atdata.datasets.dataset",
     "DictSample": "atdata.samples.dictsample",
     "Image": "atdata.samples.images",
+    "Lens": "atdata.lenses.lens",
+    "LensNetwork": "atdata.lenses.network",
     "LocalDiskStore": "atdata.stores.disk",
     "Packable": "atdata.samples.packable",
     "S3DataStore": "atdata.stores.s3",
     "SampleBatch": "atdata.datasets.batch",
     "Schema": "atdata.samples.schema",
     "Shape": "atdata.samples.fields",
+    "check_laws": "atdata.testing.laws",
     "fields": "atdata.datasets.query",
     "generate_cid": "atdata.cid",
+    "lens": "atdata.lenses.network",
     "open_store": "atdata.stores.opening",
     "pack": "atdata.samples.packable",
     "packable": "atdata.samples.packable",
@@ -55,14 +62,18 @@ __all__ = [
     "Dataset",
     "DictSample",
     "Image",
+    "Lens",
+    "LensNetwork",
     "LocalDiskStore",
     "Packable",
     "S3DataStore",
     "SampleBatch",
     "Schema",
     "Shape",
+    "check_laws",
     "fields",
     "generate_cid",
+    "lens",
     "open_store",
     "pack",
     "packable",

@@ -305,7 +305,24 @@ class AmbiguousLensError(LensError, LookupError):
 
 
 class LensLawError(LensError):
-    """A lens does not keep what it was given."""
+    """A lens does not keep what it was given.
+
+    Attributes:
+        report: what `atdata.check_laws` found, law by law.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        report: Any = None,
+        url: str | None = None,
+        offset: int | None = None,
+        key: str | None = None,
+        field: str | None = None,
+    ) -> None:
+        super().__init__(message, url=url, offset=offset, key=key, field=field)
+        self.report = report
 
 
 class CatalogError(AtdataError):

@@ -1,0 +1,1 @@
+"""One sample type seen, and edited, as another."""

@@ -1,0 +1,339 @@
+"""`Lens`: one sample type seen as another, and edited through it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from atdata.errors import LensError
+from atdata.lenses.columns import field_names, samples_of, stack, wanted
+from atdata.lenses.reading import fields_read
+from atdata.lenses.signatures import check_putter, getter_types, local_names
+from atdata.samples.dictsample import DictSample
+
+if TYPE_CHECKING:
+    from atdata.lenses.declaration import Amount
+    from atdata.lenses.fields import FieldsLens
+
+__all__ = ["Lens"]
+
+S = TypeVar("S")
+V = TypeVar("V")
+A = TypeVar("A")
+B = TypeVar("B")
+
+
+class Lens(Generic[S, V]):
+    """A source type seen as a view type, and, with a putter, edited through it.
+
+    A lens reads: `get(source)` gives the view. With a putter it also writes: `put(view, source)` gives a source that
+    looks like `view`, and is otherwise as it was. `atdata.check_laws` tries whether getter and putter agree. `a | b` is
+    `a` and then `b`; `a @ b` is `b` and then `a`.
+
+    `atdata.lens` makes a lens and registers it; `Lens.fields` declares one without code.
+
+    Args:
+        getter: a function of one parameter, with annotations: `def simplify(src: Photo) -> Labelled`.
+        putter: a function of view and source that gives a source; can also be added with `putter`.
+
+    Attributes:
+        source: the class that is read.
+        view: the class that it is seen as.
+
+    Raises:
+        LensDefinitionError: the functions do not have such parameters and annotations.
+
+    Example:
+        >>> import atdata, dataclasses
+        >>> @atdata.packable
+        ... class Photo:
+        ...     label: str
+        ...     iso: int
+        >>> @atdata.packable
+        ... class Labelled:
+        ...     label: str
+        >>> @atdata.lens
+        ... def simplify(src: Photo) -> Labelled:
+        ...     return Labelled(src.label)
+        >>> @simplify.putter
+        ... def _(view: Labelled, src: Photo) -> Photo:
+        ...     return dataclasses.replace(src, label=view.label)
+        >>> simplify.get(Photo("cat", 100))
+        Labelled(label='cat')
+        >>> simplify.put(Labelled("dog"), Photo("cat", 100))
+        Photo(label='dog', iso=100)
+        >>> simplify.reads
+        frozenset({'label'})
+    """
+
+    source: type[S]
+    view: type[V]
+
+    def __init__(self, getter: Callable[[S], V], putter: Callable[[V, S], S] | None = None) -> None:
+        self._define(getter, putter, local_names(sys._getframe(1)))
+
+    @classmethod
+    def of_function(cls, getter: Callable[[S], V], names: dict[str, Any]) -> Lens[S, V]:
+        """The lens of a getter whose annotations may use the given local names."""
+        made = cls.__new__(cls)
+        made._define(getter, None, names)
+        return made
+
+    def _define(self, getter: Any, putter: Any, names: dict[str, Any]) -> None:
+        self.source, self.view = getter_types(getter, names)
+        self._getter: Callable[[S], V] = getter
+        self._putter: Callable[[V, S], S] | None = None
+        self._reads: frozenset[str] | None = None
+        # As of the function that it stands for.
+        self.__name__: str = getter.__name__
+        self.__qualname__: str = getter.__qualname__
+        self.__module__: str = getter.__module__
+        self.__doc__ = getter.__doc__
+        if putter is not None:
+            check_putter(putter, names, self.name, self.source, self.view)
+            self._putter = putter
+
+    @staticmethod
+    def identity(sample_type: type[A]) -> Lens[A, A]:
+        """The lens that sees every sample of a class as it is."""
+        from atdata.lenses.composition import Identity
+
+        return Identity(sample_type)
+
+    @staticmethod
+    def fields(
+        source: type[A],
+        view: type[B],
+        *,
+        rename: Mapping[str, str] | None = None,
+        drop: Collection[str] = (),
+        default: Mapping[str, Any] | None = None,
+        cast: Collection[str] = (),
+        nest: Mapping[str, Collection[str]] | None = None,
+        unnest: Collection[str] = (),
+        scale: Mapping[str, Amount] | None = None,
+    ) -> FieldsLens[A, B]:
+        """A lens that is declared, not programmed, so that it can be stored and published.
+
+        Fields of one name and type stay as they are; every other field of either class has to be accounted for. A part
+        of a nested sample is named with dots: `box.x`. Writing back refuses a view with a change that the source cannot
+        hold (`LensValueError`), and so never loses anything.
+
+        Args:
+            source: the class that is read.
+            view: the class that it is seen as.
+            rename: `{"lbl": "label"}`: the source's `lbl` is the view's `label`; also into and out of nested samples.
+            drop: fields of the source that the view does not have; writing back leaves them as they were.
+            default: values of the view's fields that the source does not have; they can be seen, and not changed.
+            cast: fields of the view with another type than in the source. Numbers keep their value, or are refused;
+                only floats are rounded where the view's are narrower.
+            nest: `{"box": ["x", "y"]}`: these fields of the source become those of the view's nested sample `box`.
+            unnest: `["box"]`: the fields of the source's nested sample `box` become fields of the view.
+            scale: `{"length": 1000}`: the view's number is the source's times that; `0.001` means 1/1000.
+
+        Raises:
+            LensDefinitionError: a field is not there, is left over, or has a type that does not fit; the message names
+                it, and the names that are near.
+
+        Example:
+            >>> import atdata
+            >>> @atdata.packable
+            ... class Old:
+            ...     lbl: str
+            ...     length: int
+            >>> @atdata.packable
+            ... class New:
+            ...     label: str
+            ...     length: float
+            ...     split: str
+            >>> new = Lens.fields(
+            ...     Old, New, rename={"lbl": "label"}, default={"split": "train"},
+            ...     cast=["length"], scale={"length": 0.01},
+            ... )
+            >>> new.get(Old("cat", 250))
+            New(label='cat', length=2.5, split='train')
+            >>> new.put(New("dog", 3.0, "train"), Old("cat", 250))
+            Old(lbl='dog', length=300)
+        """
+        from atdata.lenses.declaration import Declaration
+        from atdata.lenses.fields import FieldsLens
+
+        declared = Declaration.of(
+            view, rename=rename, drop=drop, default=default, cast=cast, nest=nest, unnest=unnest, scale=scale
+        )
+        return FieldsLens(source, view, declared)
+
+    def putter(self, function: Callable[[V, S], S]) -> Callable[[V, S], S]:
+        """Make `function` the lens's putter, in place of any before; a decorator.
+
+        Raises:
+            LensDefinitionError: it is no function of view and source, in this order.
+        """
+        check_putter(function, local_names(sys._getframe(1)), self.name, self.source, self.view)
+        self._putter = function
+        return function
+
+    # -- what it is ------------------------------------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        """What messages call it: the name of its getter."""
+        return self.__name__
+
+    @property
+    def place(self) -> str:
+        """Where it comes from: module and name."""
+        return f"{self.__module__}.{self.__qualname__}"
+
+    @property
+    def parts(self) -> tuple[Lens[Any, Any], ...]:
+        """The lenses that it is composed of, in the order of reading; a lens that is not composed is its only part."""
+        return (self,)
+
+    @property
+    def editable(self) -> bool:
+        """Whether `put` is possible: there is a putter."""
+        return self._putter is not None
+
+    @property
+    def reads(self) -> frozenset[str] | None:
+        """The fields of the source that `get` needs; None when the source is a `DictSample`, whose fields are open.
+
+        Exact for a declared lens. Of a getter that is code, the fields that it names (`src.label`, on whichever
+        branch); all of them, where it does anything else with the sample, such as handing it to another function.
+        """
+        return self.reads_for(None)
+
+    def reads_for(self, fields: Collection[str] | None) -> frozenset[str] | None:
+        """The fields of the source that only these fields of the view need (None: all of them); as `reads`."""
+        if self._reads is None and not issubclass(self.source, DictSample):
+            self._reads = fields_read(self._getter, self.source)
+        return self._reads
+
+    def __repr__(self) -> str:
+        return f"<Lens {self.name}: {self.source.__name__} -> {self.view.__name__}>"
+
+    # -- what it does ----------------------------------------------------------------------------------------
+
+    def get(self, source: S) -> V:
+        """The view of a sample.
+
+        Raises:
+            LensError: `source` is not of the source class, or the getter gave something that is not of the view class.
+            LensValueError: a declared lens cannot carry a value over.
+        """
+        if not isinstance(source, self.source):
+            raise LensError(f"{self.name} reads {self.source.__name__}, not {type(source).__name__}")
+        return self._checked(self._see(source))
+
+    __call__ = get
+
+    def get_partial(self, source: Any) -> V:
+        """The view of an object of any class that has the fields of `reads`, and maybe no others.
+
+        Raises:
+            LensError: the getter asked for another field after all, or gave something that is not of the view class.
+        """
+        try:
+            view = self._see(source)
+        except AttributeError as error:
+            if error.obj is source and self.reads is not None and error.name in field_names(self.source):
+                raise LensError(
+                    f"{self.name} reads the field {error.name!r}, which its code does not show; name it in the getter "
+                    f"itself as src.{error.name}",
+                    field=f"{self.source.__name__}.{error.name}",
+                ) from None
+            raise
+        return self._checked(view)
+
+    def put(self, view: V, source: S) -> S:
+        """`source`, changed so that it looks like `view`.
+
+        Raises:
+            LensError: there is no putter, or a sample is not of its class.
+            LensValueError: a declared lens cannot carry a value back.
+        """
+        if not isinstance(view, self.view):
+            raise LensError(f"{self.name} writes {self.view.__name__}, not {type(view).__name__}")
+        if not isinstance(source, self.source):
+            raise LensError(f"{self.name} writes into {self.source.__name__}, not {type(source).__name__}")
+        made = self._change(view, source)
+        if not isinstance(made, self.source):
+            raise LensError(f"the putter of {self.name} gave {type(made).__name__}, not {self.source.__name__}")
+        return made
+
+    def get_columns(self, columns: Mapping[str, Any], fields: Iterable[str] | None = None) -> dict[str, Any]:
+        """The columns of the views of many samples, as a `SampleBatch` has them.
+
+        The same values as `get` gives sample by sample. A declared lens works on whole columns.
+
+        Args:
+            columns: for each field of `reads` (all fields of a `DictSample`), its values: an array of shape
+                (samples, …), or a list.
+            fields: the fields of the view that are wanted; all by default.
+
+        Returns:
+            For each field an array of shape (samples, …) where all values are arrays of one dtype and shape, else a
+            list. May share memory with `columns`.
+        """
+        views = [self.get_partial(part) for part in samples_of(columns, self.reads, self.source)]
+        if issubclass(self.view, DictSample):
+            names = dict.fromkeys(name for view in views for name in view) if fields is None else fields  # type: ignore[attr-defined]
+            return {name: stack([view[name] for view in views]) for name in names}  # type: ignore[index]
+        return {name: stack([getattr(view, name) for view in views]) for name in wanted(self.view, fields)}
+
+    def _see(self, source: Any) -> V:
+        return self._getter(source)
+
+    def see_only(self, source: Any, fields: Collection[str] | None) -> Any:
+        """The view, or an object with no more than these fields of it: a part of a composed lens's reading."""
+        return self.get_partial(source)
+
+    def _change(self, view: V, source: S) -> S:
+        if self._putter is None:
+            raise LensError(
+                f"{self.name} has no putter, so nothing can be written back: add one with @{self.name}.putter"
+            )
+        return self._putter(view, source)
+
+    def _checked(self, view: Any) -> V:
+        if not isinstance(view, self.view):
+            raise LensError(f"{self.name} gave {type(view).__name__}, not {self.view.__name__}")
+        return view
+
+    # -- composition -----------------------------------------------------------------------------------------
+
+    def __or__(self, other: Lens[V, A]) -> Lens[S, A]:
+        if not isinstance(other, Lens):
+            return NotImplemented
+        from atdata.lenses.composition import compose
+
+        return compose(self, other)
+
+    def __matmul__(self, other: Lens[A, S]) -> Lens[A, V]:
+        if not isinstance(other, Lens):
+            return NotImplemented
+        from atdata.lenses.composition import compose
+
+        return compose(other, self)
+
+    def __reduce__(self) -> Any:
+        # A function under `@atdata.lens` is found by the lens's name, since its own leads to the lens.
+        if _is_at(self, self):
+            return self.__qualname__
+        functions = (self._getter,) if self._putter is None else (self._getter, self._putter)
+        if all(_is_at(f, f) for f in functions):
+            return (Lens, functions)
+        raise LensError(
+            f"{self.name} cannot be sent to another process, which would not find it at {self.place}: define it at the "
+            "top of a module, and not inside of a function, or declare it with atdata.Lens.fields"
+        )
+
+
+def _is_at(found: Any, named: Any) -> bool:
+    """Whether `found` is what the module and name of `named` lead to."""
+    at: Any = sys.modules.get(named.__module__)
+    for part in named.__qualname__.split("."):
+        at = getattr(at, part, None)
+    return at is found
