@@ -28,6 +28,7 @@ NAMES = {
     "Lens",
     "LensNetwork",
     "LocalDiskStore",
+    "LocalIndex",
     "Packable",
     "S3DataStore",
     "SampleBatch",
@@ -86,7 +87,19 @@ def test_a_name_that_is_not_there() -> None:
 
 
 def test_importing_atdata_imports_nothing_heavy() -> None:
-    heavy = ["numpy", "pyarrow", "msgspec", "cbrrr", "typer", "rich", "PIL", "pandas", "webdataset", "obstore"]
+    heavy = [
+        "numpy",
+        "pyarrow",
+        "msgspec",
+        "cbrrr",
+        "typer",
+        "rich",
+        "PIL",
+        "pandas",
+        "webdataset",
+        "obstore",
+        "sqlalchemy",
+    ]
     loaded = run("import sys; import atdata; print(*sorted(sys.modules))").split()
     assert not set(heavy) & set(loaded)
     bare = run("import sys; print(*sorted(sys.modules))").split()

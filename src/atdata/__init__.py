@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from atdata.datasets.query import fields
     from atdata.datasets.sources import DataSource
     from atdata.errors import AtdataError
+    from atdata.index.local import LocalIndex
     from atdata.lenses.lens import Lens
     from atdata.lenses.network import LensNetwork, lens
     from atdata.samples.dictsample import DictSample
@@ -39,6 +40,7 @@ _HOMES = {
     "Lens": "atdata.lenses.lens",
     "LensNetwork": "atdata.lenses.network",
     "LocalDiskStore": "atdata.stores.disk",
+    "LocalIndex": "atdata.index.local",
     "Packable": "atdata.samples.packable",
     "S3DataStore": "atdata.stores.s3",
     "SampleBatch": "atdata.datasets.batch",
@@ -65,6 +67,7 @@ __all__ = [
     "Lens",
     "LensNetwork",
     "LocalDiskStore",
+    "LocalIndex",
     "Packable",
     "S3DataStore",
     "SampleBatch",

@@ -132,6 +132,7 @@ class DatasetEntry:
     samples: int
     size: int
     _locate: Callable[[], Located] = dataclasses.field(repr=False)
+    _store: Any = dataclasses.field(default=None, repr=False)  # the index's; it stays in its process
 
     @functools.cached_property
     def located(self) -> Located:
@@ -165,17 +166,18 @@ class DatasetEntry:
 
         Args:
             sample_type: the class of the samples; by default built from the schema.
-            store: a store whose credentials are used for the shards that lie in it.
+            store: a store whose credentials are used for the shards that lie in it, and for no others; by default
+                that of the index.
             verify: see `Dataset`.
             cache: see `Dataset`.
         """
         from atdata.datasets.dataset import Dataset
+        from atdata.index.routing import store_for
 
-        located = self.located
-        record = CommitRecord(located.schema, tuple(ref.info for ref in located.shards if ref.info is not None))
-        return Dataset(
-            WrittenShards(self.data_urls, record), sample_type=sample_type, store=store, verify=verify, cache=cache
-        )
+        urls = self.data_urls
+        record = CommitRecord(self.schema, tuple(ref.info for ref in self.shards if ref.info is not None))
+        reader = store_for(self._store if store is None else store, urls)
+        return Dataset(WrittenShards(urls, record), sample_type=sample_type, store=reader, verify=verify, cache=cache)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, DatasetEntry) and self._plain == other._plain
@@ -185,7 +187,7 @@ class DatasetEntry:
 
     @property
     def _plain(self) -> dict[str, Any]:
-        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "_locate"}
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if not f.name.startswith("_")}
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (_entry, (self._plain, self.located))

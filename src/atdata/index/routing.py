@@ -1,0 +1,79 @@
+"""Which store reads a shard: its URL decides, so that credentials go nowhere but to their own bucket."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from atdata.errors import StoreError
+from atdata.stores.base import DataStore, StoredObject, Transaction
+from atdata.stores.disk import LocalDiskStore
+from atdata.stores.opening import Opening
+
+__all__ = ["store_for"]
+
+_PLAIN = ("file", "s3", "gs", "az", "memory", "http", "https")
+
+
+def store_for(store: Any, urls: Sequence[str]) -> Any:
+    """The store to read these URLs with, of which perhaps none, perhaps only some, belong to `store`.
+
+    Args:
+        store: the store that an index or a user has; None for none.
+        urls: the shards' URLs or absolute paths.
+    """
+    own = [_belongs(store, url) for url in urls]
+    if all(own):
+        return store
+    return _Both(store) if any(own) else None
+
+
+def _belongs(store: Any, url: str) -> bool:
+    """Whether `store` is the one to read `url`; what can be opened by what it is needs none."""
+    if store is None or isinstance(store, LocalDiskStore):
+        return False
+    base = getattr(store, "base", None)
+    if isinstance(base, str):
+        return url.startswith(base)
+    scheme, colon, _ = url.partition("://")
+    return bool(colon) and scheme.lower() not in _PLAIN
+
+
+class _Both(DataStore):
+    """For reading shards of which some lie in a store and others elsewhere.
+
+    Args:
+        store: one of atdata's, or a stranger's.
+    """
+
+    def __init__(self, store: Any) -> None:
+        self._store = store
+        self._own = Opening(store)
+        self._others = Opening()
+
+    def _opening(self, url: str) -> Opening:
+        return self._own if _belongs(self._store, url) else self._others
+
+    def read_url(self, url: str) -> str:
+        """What plain webdataset can open: by the store, or the URL itself."""
+        return str(self._store.read_url(url)) if _belongs(self._store, url) else url
+
+    def supports_streaming(self) -> bool:
+        """As the store does."""
+        return bool(self._store.supports_streaming())
+
+    def open(self, url: str) -> StoredObject:
+        """Open the shard or manifest at `url`."""
+        return self._opening(url).open(url)
+
+    def begin(self, prefix: str, *, overwrite: bool) -> Transaction:
+        """Refused: this is for reading."""
+        raise StoreError("shards in several stores are read, not written", url=prefix)
+
+    def list(self, prefix: str = "") -> Iterator[str]:
+        """Refused: this is for reading."""
+        raise StoreError("shards in several stores are read, not listed", url=prefix)
+
+    def delete(self, prefix: str) -> None:
+        """Refused: this is for reading."""
+        raise StoreError("shards in several stores are read, not deleted", url=prefix)
