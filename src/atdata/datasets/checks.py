@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-import threading
 from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
 from atdata.errors import AtdataError, IntegrityError
+from atdata.forks import shared_lock
 from atdata.shards import tar
 from atdata.shards.manifest import Manifest
 from atdata.shards.reader import BufferShard, Rows
@@ -47,7 +47,7 @@ State = tuple[int, int, int, int, int]
 _known: dict[State, str] = {}
 # Of files that are not known as a whole, the samples that are: a bit for each.
 _ticked: dict[tuple[State, str], NDArray[np.uint8]] = {}
-_lock = threading.Lock()
+_lock = shared_lock()
 
 
 def state_of(stat: os.stat_result) -> State:

@@ -16,7 +16,6 @@ the seed and the epoch, with a line feed after each.
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import itertools
 from collections.abc import Iterator
@@ -25,6 +24,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from atdata.forks import cached_property
 
 __all__ = ["Order", "order_key", "permute", "unpermute"]
 
@@ -136,7 +137,7 @@ class Order:
     lanes: int = 1
     batch: int = 1
 
-    @functools.cached_property
+    @cached_property
     def group(self) -> int:
         """Positions of one group: the samples in `range(k * group, (k + 1) * group)` lie in the same few blocks.
 
@@ -242,7 +243,7 @@ class Order:
 
     # -- blocks: which of them lies where -----------------------------------------------------------------------
 
-    @functools.cached_property
+    @cached_property
     def _short(self) -> tuple[int, int, int]:
         """Number of blocks, samples that the last block has too few, and where it comes to lie."""
         blocks = -(-self.length // self.block)

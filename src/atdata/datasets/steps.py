@@ -9,7 +9,6 @@ from __future__ import annotations
 import abc
 import copyreg
 import dataclasses
-import functools
 import hashlib
 import itertools
 import typing
@@ -20,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atdata.errors import SampleIndexError, SchemaError, StepError
+from atdata.forks import cached_property
 from atdata.samples import codec
 from atdata.samples.dictsample import DictSample
 from atdata.samples.packable import packable
@@ -184,7 +184,7 @@ class Pick(NarrowingStep):
 
     positions: NDArray[np.int64]
 
-    @functools.cached_property
+    @cached_property
     def identity(self) -> str:
         """A digest of the positions."""
         return hashlib.sha256(self.positions.astype("<i8").tobytes()).hexdigest()[:16]

@@ -12,7 +12,6 @@ import copyreg
 import dataclasses
 import enum
 import functools
-import threading
 import types
 import typing
 import weakref
@@ -25,6 +24,7 @@ from numpy.typing import NDArray
 
 from atdata.cid import generate_cid
 from atdata.errors import AtdataError, SchemaError
+from atdata.forks import shared_lock
 from atdata.samples import codec
 from atdata.samples.decode import explain, from_wire, wire_type
 from atdata.samples.encode import Mismatch, to_wire
@@ -61,7 +61,7 @@ class _Cache:
     def __init__(self) -> None:
         self._alive: weakref.WeakValueDictionary[str, type] = weakref.WeakValueDictionary()
         self._latest: collections.OrderedDict[str, type] = collections.OrderedDict()
-        self._lock = threading.Lock()
+        self._lock = shared_lock()
 
     def get(self, key: str) -> type | None:
         with self._lock:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import operator
-import threading
 import typing
 from collections.abc import Callable
 from typing import Any
@@ -17,6 +16,7 @@ import msgspec
 import numpy as np
 
 from atdata.errors import SampleDecodeError, SampleTypeError, SchemaError
+from atdata.forks import shared_lock
 from atdata.samples.decode import explain, from_wire, wire_type
 from atdata.samples.encode import ArrayKind, ArrayWriter, Mismatch, check_dims, pack, small
 from atdata.samples.fields import Array, FieldType, OptionalOf, Primitive, field_type
@@ -247,7 +247,7 @@ class _Holder:
         return (_Holder, ())
 
 
-_lock = threading.Lock()
+_lock = shared_lock()
 
 
 def plan(cls: type) -> Plan:

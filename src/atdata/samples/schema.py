@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import dataclasses
 import enum
-import functools
 import inspect
 import re
 import time
@@ -20,6 +19,7 @@ import msgspec
 
 from atdata.cid import generate_cid
 from atdata.errors import SchemaError
+from atdata.forks import cached_property
 from atdata.samples import codec
 from atdata.samples.build import class_of, decode_default, encode_default, identity, node_type, refers_around
 from atdata.samples.fields import (
@@ -240,17 +240,17 @@ class Schema:
         """
         return class_of(self._definition)
 
-    @functools.cached_property
+    @cached_property
     def cid(self) -> str:
         """The CID of what decides how bytes are read: name, fields, types, defaults; not version and description."""
         return generate_cid(identity(self._definition))
 
-    @functools.cached_property
+    @cached_property
     def _content(self) -> str:
         # Not the definition itself: in Python, a literal 1 equals True.
         return generate_cid(self._definition)
 
-    @functools.cached_property
+    @cached_property
     def _definition(self) -> Node:
         around = () if self._root is None else (self._root,)
         return {

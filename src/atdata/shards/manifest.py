@@ -22,7 +22,6 @@ metadata has `atdata` (JSON): format version, size and SHA-256 of the shard, and
 from __future__ import annotations
 
 import enum
-import functools
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -37,6 +36,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from atdata.errors import ManifestError
+from atdata.forks import cached_property
 from atdata.samples.arrays import array_header, parse_header
 from atdata.samples.encode import ArrayKind
 from atdata.shards.tar import BLOCK
@@ -82,7 +82,7 @@ class ArrayColumn:
             raise ValueError("an array has no dtype")
         return np.dtype(dtype), tuple(shape)
 
-    @functools.cached_property
+    @cached_property
     def stride(self) -> int | None:
         """The distance between neighbouring arrays in bytes when it is always the same and none is missing."""
         if self.dtype is None or self.shape is None or len(self.offsets) == 0 or self.offsets.min() < 0:
@@ -96,7 +96,7 @@ class ArrayColumn:
         """Whether any of these samples (by default: of all) has no array here."""
         return self._any_missing and (rows is None or bool((self.offsets[rows] < 0).any()))
 
-    @functools.cached_property
+    @cached_property
     def _any_missing(self) -> bool:
         return bool((self.offsets < 0).any())
 
@@ -118,17 +118,17 @@ class Manifest:
     def __len__(self) -> int:
         return len(self.offsets)
 
-    @functools.cached_property
+    @cached_property
     def keys(self) -> list[str]:
         """The sample keys."""
         return list(self.table["__key__"].to_pylist())
 
-    @functools.cached_property
+    @cached_property
     def numbers(self) -> dict[str, int]:
         """The number of the first sample with each key."""
         return {key: i for i, key in reversed(list(enumerate(self.keys)))}
 
-    @functools.cached_property
+    @cached_property
     def _digest_bytes(self) -> bytes:
         return b"".join(self._digests.to_pylist())
 
