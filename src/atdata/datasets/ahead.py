@@ -10,7 +10,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 from atdata.errors import ForkError
 
-__all__ = ["BUDGET", "Ahead", "Pool", "Task"]
+__all__ = ["BUDGET", "Pool", "Task", "work_ahead"]
 
 BUDGET = 256 << 20  # bytes under way, waiting, or in the reader's hands
 
@@ -50,54 +50,38 @@ class Pool:
             self._threads.shutdown(wait=wait, cancel_futures=True)
 
 
-class Ahead(Generic[T]):
+def work_ahead(tasks: Iterator[Task[T]], pool: Pool, *, budget: int = BUDGET) -> Generator[T, None, None]:
     """The things that tasks make, in the order of the tasks.
 
-    It can be iterated once. The threads end with the iteration, also when that is given up.
+    The threads end with the iteration, also when that is given up.
 
     Args:
-        tasks: given the threads, gives the tasks; it is only asked as far ahead as the budget allows.
-        workers: number of threads.
+        tasks: only asked as far ahead as the budget allows.
+        pool: the threads.
         budget: most bytes under way, waiting and in the reader's hands together; a task that needs more runs alone.
     """
-
-    def __init__(self, tasks: Callable[[Pool], Iterator[Task[T]]], *, workers: int, budget: int = BUDGET) -> None:
-        self._pool = Pool(workers)
-        self._tasks = tasks(self._pool)
-        self._budget = budget
-        self._made = self._run()
-
-    def __iter__(self) -> Iterator[T]:
-        return self._made
-
-    def close(self) -> None:
-        """Give up the iteration, and wait until its threads have ended."""
-        self._made.close()
-        self._pool.close(wait=True)
-
-    def _run(self) -> Generator[T, None, None]:
-        waiting: deque[tuple[Task[T], list[Future[Any]]]] = deque()
-        held = 0
-        owner = os.getpid()
-        try:
-            for task in self._tasks:
-                while waiting and held + task.size > self._budget:
-                    held -= waiting[0][0].size
-                    yield _made(*waiting.popleft())
-                    _same_process(owner)
-                waiting.append((task, [self._pool.submit(job) for job in task.jobs]))
-                held += task.size
-                # What is ready goes out at once: the reader can work while the rest is under way.
-                while waiting and not waiting[0][1]:
-                    held -= waiting[0][0].size
-                    yield _made(*waiting.popleft())
-                    _same_process(owner)
-            while waiting:
+    waiting: deque[tuple[Task[T], list[Future[Any]]]] = deque()
+    held = 0
+    owner = os.getpid()
+    try:
+        for task in tasks:
+            while waiting and held + task.size > budget:
+                held -= waiting[0][0].size
                 yield _made(*waiting.popleft())
                 _same_process(owner)
-        finally:
-            # Not waiting for its threads: one of them may be who runs this, as the garbage collector.
-            self._pool.close(wait=False)
+            waiting.append((task, [pool.submit(job) for job in task.jobs]))
+            held += task.size
+            # What is ready goes out at once: the reader can work while the rest is under way.
+            while waiting and not waiting[0][1]:
+                held -= waiting[0][0].size
+                yield _made(*waiting.popleft())
+                _same_process(owner)
+        while waiting:
+            yield _made(*waiting.popleft())
+            _same_process(owner)
+    finally:
+        # Not waiting for its threads: one of them may be who runs this, as the garbage collector.
+        pool.close(wait=False)
 
 
 def _made(task: Task[T], futures: list[Future[Any]]) -> T:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 from atdata.datasets import steps
 from atdata.datasets.access import Access, Verify
 from atdata.datasets.loader import Loader
-from atdata.datasets.sequence import Sequence
+from atdata.datasets.sequence import pieces
 from atdata.datasets.sources import Located, locate
 from atdata.errors import DatasetError, IntegrityError, SampleIndexError, SampleKeyError, SchemaError
 from atdata.samples import codec
@@ -292,7 +292,7 @@ class Dataset(Generic[T]):
             for sample in self._samples:
                 yield (None if self._key is None else self._key(sample)), sample
             return
-        for number, shard, start, stop in Sequence(self._shards()):
+        for number, shard, start, stop in pieces(self._shards()):
             count = 0
             for pair in shard.keyed(self._stored_type, start, stop):
                 yield pair

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future
 from functools import partial
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from atdata.datasets import checks
 from atdata.datasets.access import Access, Opened
-from atdata.datasets.ahead import BUDGET, Ahead, Pool, Task
+from atdata.datasets.ahead import BUDGET, Pool, Task, work_ahead
 from atdata.datasets.columns import Stretch
 from atdata.datasets.remote import RemoteShard
 from atdata.datasets.selection import Places
@@ -41,8 +41,7 @@ class Wanted(NamedTuple):
 class Fetching:
     """Stretches of wanted samples, in order.
 
-    Of local shards only what was not checked before is looked at; of shards on servers ranges are fetched. It can be
-    iterated once.
+    Of local shards only what was not checked before is looked at; of shards on servers ranges are fetched.
 
     Args:
         access: the shards.
@@ -57,14 +56,11 @@ class Fetching:
         self._versions: dict[int, Any] = {}
         self._opens: dict[int, Future[Opened]] = {}
         self._locks: dict[int, threading.Lock] = {}
-        self._ahead = Ahead(self._tasks, workers=access.workers, budget=budget)
 
-    def __iter__(self) -> Iterator[Stretch]:
-        return iter(self._ahead)
-
-    def close(self) -> None:
-        """Give up reading, and wait until the threads have ended."""
-        self._ahead.close()
+    def read(self, pool: Pool | None = None) -> Generator[Stretch, None, None]:
+        """Read it all, in stretches; threads end with the iteration."""
+        pool = pool or Pool(self._access.workers)
+        return work_ahead(self._tasks(pool), pool, budget=self._budget)
 
     def _tasks(self, pool: Pool) -> Iterator[Task[Stretch]]:
         coming = next(self._wanted, None)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from atdata.datasets import steps
 from atdata.datasets.batch import SampleBatch
 from atdata.datasets.columns import Run, Runs
-from atdata.datasets.sequence import Sequence
+from atdata.datasets.sequence import pieces
 from atdata.shards.reader import BufferShard
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class Loader(Generic[T]):
                 yield sample
             return
         # Without steps nobody needs the keys.
-        for number, shard, start, stop in Sequence(dataset._shards()):
+        for number, shard, start, stop in pieces(dataset._shards()):
             if stop is not None:
                 yield from shard.samples(dataset._stored_type, start, stop)
                 continue
@@ -78,8 +78,7 @@ class Loader(Generic[T]):
         rows: list[Run] = []
         have = 0
         waiting: list[Any] = []  # of shards without a manifest
-        pieces = iter(Sequence(dataset._shards())) if left else iter(())
-        for number, shard, start, stop in pieces:
+        for number, shard, start, stop in pieces(dataset._shards()) if left else ():
             if not isinstance(shard, BufferShard) or stop is None:
                 # From here on samples are decoded; what waits of earlier shards is decoded with them.
                 waiting += SampleBatch.of_lying(Runs(rows), sample_type).samples

@@ -8,7 +8,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from atdata.datasets.access import Access
-from atdata.datasets.ahead import BUDGET
 from atdata.datasets.columns import Stretch
 from atdata.datasets.fetching import Fetching, Wanted
 from atdata.datasets.selection import Selection
@@ -42,12 +41,8 @@ class View:
             Wanted(selection.places(np.arange(start, min(start + at_once, len(selection)))), 1)
             for start in range(0, len(selection), at_once)
         )
-        fetching = Fetching(self.access, wanted, budget=BUDGET)
-        try:
-            for stretch in fetching:
-                yield from seen(stretch, 0, len(stretch), self)
-        finally:
-            fetching.close()
+        for stretch in Fetching(self.access, wanted).read():
+            yield from seen(stretch, 0, len(stretch), self)
 
 
 def seen(stretch: Stretch, start: int, stop: int, view: View) -> Iterator[tuple[str, Any]]:

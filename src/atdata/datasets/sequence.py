@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import Future
 from functools import partial
 from typing import NamedTuple
 
 from atdata.datasets import checks
 from atdata.datasets.access import Access, Opened
-from atdata.datasets.ahead import BUDGET, Ahead, Pool, Task
+from atdata.datasets.ahead import BUDGET, Pool, Task, work_ahead
 from atdata.datasets.remote import RemoteShard
 from atdata.shards.reader import BufferShard, Shard
 
-__all__ = ["Piece", "Sequence"]
+__all__ = ["Piece", "pieces"]
 
 _OPEN_AHEAD = 2  # shards opened while one is read
 
@@ -31,78 +31,75 @@ class Piece(NamedTuple):
     stop: int | None
 
 
-class Sequence:
-    """The pieces of a dataset's shards, in order, each checked before any byte of it is given out.
+def pieces(
+    access: Access, first: int = 0, row: int = 0, *, pool: Pool | None = None, budget: int = BUDGET
+) -> Generator[Piece, None, None]:
+    """The shards piece by piece, in order, each checked before any byte of it is given out.
 
     Args:
         access: the shards.
         first: the shard to begin with.
         row: the sample of it to begin with.
+        pool: threads to use; they end with the iteration.
         budget: most bytes of shards on servers that are held.
     """
+    pool = pool or Pool(access.workers)
+    return work_ahead(_tasks(access, first, row, pool), pool, budget=budget)
 
-    def __init__(self, access: Access, first: int = 0, row: int = 0, *, budget: int = BUDGET) -> None:
-        self._access = access
-        self._first = first
-        self._row = row
-        self._ahead = Ahead(self._tasks, workers=access.workers, budget=budget)
 
-    def __iter__(self) -> Iterator[Piece]:
-        return iter(self._ahead)
+def _tasks(access: Access, first: int, row: int, pool: Pool) -> Iterator[Task[Piece]]:
+    opens: dict[int, Future[Opened]] = {}
+    count = len(access.refs)
+    for number in range(first, count):
+        for following in range(number, min(number + 1 + _OPEN_AHEAD, count)):
+            if following not in opens:
+                opens[following] = pool.submit(_opened, access, following)
+        yield from _pieces(access, number, opens.pop(number).result(), row if number == first else 0)
 
-    def close(self) -> None:
-        """Give up reading, and wait until the threads have ended."""
-        self._ahead.close()
 
-    def _tasks(self, pool: Pool) -> Iterator[Task[Piece]]:
-        opens: dict[int, Future[Opened]] = {}
-        count = len(self._access.refs)
-        for number in range(self._first, count):
-            for following in range(number, min(number + 1 + _OPEN_AHEAD, count)):
-                if following not in opens:
-                    opens[following] = pool.submit(self._opened, following)
-            yield from self._pieces(number, opens.pop(number).result(), self._row if number == self._first else 0)
+def _pieces(access: Access, number: int, found: Opened, row: int) -> Iterator[Task[Piece]]:
+    shard = found.shard
+    if isinstance(shard, RemoteShard):
+        for start, stop in shard.plan(row):
+            fetch = partial(_fetched, number, shard, start, stop)
+            yield Task(shard.span(start, stop), [fetch], _only)
+    elif found.checked or not isinstance(shard, BufferShard):
+        piece = Piece(number, shard, row, len(shard) if shard.manifest is not None else None)
+        yield Task(0, [], partial(_ready, piece))
+    else:
+        yield from _checking(access, number, found, shard, row)
 
-    def _pieces(self, number: int, found: Opened, row: int) -> Iterator[Task[Piece]]:
-        shard = found.shard
-        if isinstance(shard, RemoteShard):
-            for start, stop in shard.plan(row):
-                fetch = partial(self._fetched, number, shard, start, stop)
-                yield Task(shard.span(start, stop), [fetch], _only)
-        elif found.checked or not isinstance(shard, BufferShard):
-            piece = Piece(number, shard, row, len(shard) if shard.manifest is not None else None)
-            yield Task(0, [], partial(_ready, piece))
-        else:
-            yield from self._checking(number, found, shard, row)
 
-    def _fetched(self, number: int, shard: RemoteShard, start: int, stop: int) -> Piece:
-        return Piece(number, shard.window(start, stop), start, stop)
+def _fetched(number: int, shard: RemoteShard, start: int, stop: int) -> Piece:
+    return Piece(number, shard.window(start, stop), start, stop)
 
-    def _checking(self, number: int, found: Opened, shard: BufferShard, row: int) -> Iterator[Task[Piece]]:
-        """Runs of samples of a local shard, each checked on the way; then the shard as a whole is known to be good."""
-        left = checks.runs(shard) or []
-        done = itertools.count(1)
 
-        def check(start: int, stop: int) -> Piece:
-            checks.check_rows(shard, slice(start, stop))
-            if next(done) == len(left):
-                self._access.found_good(number, found)
-            return Piece(number, shard, start, stop)
+def _checking(access: Access, number: int, found: Opened, shard: BufferShard, row: int) -> Iterator[Task[Piece]]:
+    """Runs of samples of a local shard, each checked on the way; then the shard as a whole is known to be good."""
+    left = checks.runs(shard) or []
+    done = itertools.count(1)
 
-        for start, stop in left:
-            start = max(start, row)
-            if start < stop:
-                size = int(shard.manifest.sizes[start:stop].sum())  # type: ignore[union-attr]
-                yield Task(size, [partial(check, start, stop)], _only)
+    def check(start: int, stop: int) -> Piece:
+        checks.check_rows(shard, slice(start, stop))
+        if next(done) == len(left):
+            access.found_good(number, found)
+        return Piece(number, shard, start, stop)
 
-    def _opened(self, number: int) -> Opened:
-        """Shard `number`, checked as a whole unless it can be checked in runs."""
-        found = self._access.current(number)
-        if self._access.trusted(found):
-            return found
-        if isinstance(found.shard, BufferShard) and checks.runs(found.shard):
-            return found._replace(checked=False)
-        return self._access.checked(number)
+    for start, stop in left:
+        start = max(start, row)
+        if start < stop:
+            size = int(shard.manifest.sizes[start:stop].sum())  # type: ignore[union-attr]
+            yield Task(size, [partial(check, start, stop)], _only)
+
+
+def _opened(access: Access, number: int) -> Opened:
+    """Shard `number`, checked as a whole unless it can be checked in runs."""
+    found = access.current(number)
+    if access.trusted(found):
+        return found
+    if isinstance(found.shard, BufferShard) and checks.runs(found.shard):
+        return found._replace(checked=False)
+    return access.checked(number)
 
 
 def _only(results: list[Piece]) -> Piece:
