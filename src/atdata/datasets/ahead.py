@@ -10,7 +10,7 @@ from typing import Any, Generic, NamedTuple, TypeVar
 
 from atdata.errors import ForkError
 
-__all__ = ["BUDGET", "Pool", "Task", "work_ahead"]
+__all__ = ["BUDGET", "Ahead", "Pool", "Task"]
 
 BUDGET = 256 << 20  # bytes under way, waiting, or in the reader's hands
 
@@ -50,16 +50,31 @@ class Pool:
             self._threads.shutdown(wait=wait, cancel_futures=True)
 
 
-def work_ahead(tasks: Iterator[Task[T]], pool: Pool, *, budget: int = BUDGET) -> Generator[T, None, None]:
+class Ahead(Generic[T]):
     """The things that tasks make, in the order of the tasks.
 
-    The threads end with the iteration, also when that is given up.
+    It can be iterated once. The threads end with the iteration, also when that is given up.
 
     Args:
-        tasks: only asked as far ahead as the budget allows.
-        pool: the threads.
+        tasks: given the threads, gives the tasks; it is only asked as far ahead as the budget allows.
+        workers: number of threads.
         budget: most bytes under way, waiting and in the reader's hands together; a task that needs more runs alone.
     """
+
+    def __init__(self, tasks: Callable[[Pool], Iterator[Task[T]]], *, workers: int, budget: int = BUDGET) -> None:
+        self._pool = Pool(workers)
+        self._made = _run(tasks(self._pool), self._pool, budget)  # which does not know of this object, so no cycle
+
+    def __iter__(self) -> Iterator[T]:
+        return self._made
+
+    def close(self) -> None:
+        """Give up the iteration, and wait until its threads have ended."""
+        self._made.close()
+        self._pool.close(wait=True)
+
+
+def _run(tasks: Iterator[Task[T]], pool: Pool, budget: int) -> Generator[T, None, None]:
     waiting: deque[tuple[Task[T], list[Future[Any]]]] = deque()
     held = 0
     owner = os.getpid()

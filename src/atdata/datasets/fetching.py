@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from functools import partial
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from atdata.datasets import checks
 from atdata.datasets.access import Access, Opened
-from atdata.datasets.ahead import BUDGET, Pool, Task, work_ahead
+from atdata.datasets.ahead import BUDGET, Ahead, Pool, Task
 from atdata.datasets.columns import Stretch
 from atdata.datasets.remote import RemoteShard
 from atdata.datasets.selection import Places
@@ -57,10 +57,9 @@ class Fetching:
         self._opens: dict[int, Future[Opened]] = {}
         self._locks: dict[int, threading.Lock] = {}
 
-    def read(self, pool: Pool | None = None) -> Generator[Stretch, None, None]:
-        """Read it all, in stretches; threads end with the iteration."""
-        pool = pool or Pool(self._access.workers)
-        return work_ahead(self._tasks(pool), pool, budget=self._budget)
+    def read(self) -> Ahead[Stretch]:
+        """Read it all."""
+        return Ahead(self._tasks, workers=self._access.workers, budget=self._budget)
 
     def _tasks(self, pool: Pool) -> Iterator[Task[Stretch]]:
         coming = next(self._wanted, None)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from concurrent.futures import Future
 from functools import partial
 from typing import NamedTuple
 
 from atdata.datasets import checks
 from atdata.datasets.access import Access, Opened
-from atdata.datasets.ahead import BUDGET, Pool, Task, work_ahead
+from atdata.datasets.ahead import BUDGET, Ahead, Pool, Task
 from atdata.datasets.remote import RemoteShard
 from atdata.shards.reader import BufferShard, Shard
 
@@ -31,20 +31,16 @@ class Piece(NamedTuple):
     stop: int | None
 
 
-def pieces(
-    access: Access, first: int = 0, row: int = 0, *, pool: Pool | None = None, budget: int = BUDGET
-) -> Generator[Piece, None, None]:
+def pieces(access: Access, first: int = 0, row: int = 0, *, budget: int = BUDGET) -> Ahead[Piece]:
     """The shards piece by piece, in order, each checked before any byte of it is given out.
 
     Args:
         access: the shards.
         first: the shard to begin with.
         row: the sample of it to begin with.
-        pool: threads to use; they end with the iteration.
         budget: most bytes of shards on servers that are held.
     """
-    pool = pool or Pool(access.workers)
-    return work_ahead(_tasks(access, first, row, pool), pool, budget=budget)
+    return Ahead(partial(_tasks, access, first, row), workers=access.workers, budget=budget)
 
 
 def _tasks(access: Access, first: int, row: int, pool: Pool) -> Iterator[Task[Piece]]:
