@@ -15,7 +15,7 @@ from query_samples import LONG, POOLS, Question, Row, questions, row, rows
 
 import atdata
 from atdata.datasets.query import Fields, as_predicate
-from atdata.datasets.query_rows import candidates, matcher
+from atdata.datasets.query_rows import Candidates, column_matcher, matcher
 from atdata.datasets.query_stats import Bounds, bounds_of, pruner
 from atdata.datasets.query_tree import Instant, Predicate
 from atdata.datasets.steps import selected_type
@@ -41,6 +41,14 @@ def manifest_of(url: str) -> Manifest:
     return manifest
 
 
+def candidates(predicate: Predicate, manifest: Manifest, sample_type: type) -> Candidates:
+    return column_matcher(predicate, sample_type)(manifest)
+
+
+def rows_of(found: Candidates) -> list[int]:
+    return np.flatnonzero(found.mask).tolist()
+
+
 def expected(asked: Question, samples: list[Any]) -> list[int]:
     return [i for i, sample in enumerate(samples) if asked.truth(sample) is True]
 
@@ -59,7 +67,7 @@ def test_manifests_are_matched_as_python_matches_samples(samples: list[Row], sev
         manifest = manifest_of(written(samples, Row, root)[0])
         for asked in several:
             found = candidates(asked.predicate, manifest, Row)
-            rows_found = found.rows.tolist()
+            rows_found = rows_of(found)
             assert found.certain == (set(asked.predicate.fields) <= IN_MANIFEST)
             if found.certain:
                 assert rows_found == expected(asked, samples), asked.predicate
@@ -202,8 +210,9 @@ def test_a_manifest_is_asked_only_where_reading_gives_the_same_values(tmp_path: 
         (selected_type(Plain, ("number",)), [3, 4], True),
     ]:
         answer = candidates(Fields(sample_type).number > 2, manifest, sample_type)
-        assert (answer.rows.tolist(), answer.certain) == (found, certain), sample_type
-    assert candidates(Fields(Strict).maybe > 2, manifest, Strict) == (pytest.approx(every), False)
+        assert (rows_of(answer), answer.certain) == (found, certain), sample_type
+    unsure = candidates(Fields(Strict).maybe > 2, manifest, Strict)
+    assert (rows_of(unsure), unsure.certain) == (every, False)
     # A class that lacks a field cannot read these samples, and a column must not hide that.
     assert candidates(Fields(Other).number > 2, manifest, Other).certain is False
 
@@ -218,10 +227,11 @@ def test_what_a_manifest_cannot_tell_leaves_only_what_may_match(tmp_path: Path) 
     samples = [row(whole=i % 4, long=LONG[i % 2]) for i in range(20)]
     manifest = manifest_of(written(samples, Row, str(tmp_path))[0])
     scan = F.long.contains("other")
-    assert candidates((F.whole == 1) & scan, manifest, Row) == (pytest.approx(list(range(1, 20, 4))), False)
-    assert len(candidates((F.whole == 1) | scan, manifest, Row).rows) == 20
-    assert candidates(~((F.whole == 1) | scan), manifest, Row).rows.tolist() == [i for i in range(20) if i % 4 != 1]
-    assert candidates((F.whole == 9) & scan, manifest, Row).rows.tolist() == []
+    both = candidates((F.whole == 1) & scan, manifest, Row)
+    assert (rows_of(both), both.certain) == (list(range(1, 20, 4)), False)
+    assert len(rows_of(candidates((F.whole == 1) | scan, manifest, Row))) == 20
+    assert rows_of(candidates(~((F.whole == 1) | scan), manifest, Row)) == [i for i in range(20) if i % 4 != 1]
+    assert rows_of(candidates((F.whole == 9) & scan, manifest, Row)) == []
 
 
 # -- values that cannot be compared ----------------------------------------------------------------------------------
@@ -234,7 +244,7 @@ def test_times_with_and_without_a_zone_are_not_compared(tmp_path: Path, by: str)
 
     def ask(predicate: Predicate) -> list[int]:
         if by == "manifest":
-            return candidates(predicate, manifest, Row).rows.tolist()
+            return rows_of(candidates(predicate, manifest, Row))
         return [i for i, sample in enumerate(samples) if matcher(predicate, Row)(sample)]
 
     naive, zoned = datetime(2026, 1, 1), datetime(2026, 1, 1, tzinfo=UTC)
@@ -250,7 +260,7 @@ def test_times_with_and_without_a_zone_are_not_compared(tmp_path: Path, by: str)
 
 def test_nothing_is_compared_where_there_are_no_values(tmp_path: Path) -> None:
     manifest = manifest_of(written([row(instant=None)], Row, str(tmp_path))[0])
-    assert candidates(F.instant > datetime(2026, 1, 1), manifest, Row).rows.tolist() == []
+    assert rows_of(candidates(F.instant > datetime(2026, 1, 1), manifest, Row)) == []
 
 
 def ask(predicate: Predicate, **values: Any) -> bool:

@@ -10,9 +10,10 @@ import os
 import tempfile
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import IO, Any, Literal, NamedTuple
+from typing import IO, Any, Literal, NamedTuple, TypeVar
 
 from atdata.datasets import checks
 from atdata.datasets.remote import RemoteShard
@@ -29,6 +30,7 @@ from atdata.stores.opening import Opening
 
 __all__ = ["Access", "Opened", "Verify"]
 
+T = TypeVar("T")
 Verify = Literal["first", "always", "never"]
 
 _OPEN = 64  # shards kept open
@@ -59,6 +61,7 @@ class Access:
         self, located: Located, source: Any, opening: Opening, verify: Verify, cache: Cache | None = None
     ) -> None:
         self.refs = located.shards
+        self.schema = located.schema
         self._source: DataSource | None = source if is_source(source) else None
         self._opening = opening
         self._verify = verify
@@ -126,6 +129,22 @@ class Access:
             error.at(url=shard.url)
             raise
         return self.found_good(number, found)
+
+    def manifest(self, number: int) -> Manifest | None:
+        """What lies where in shard `number`; none of the shard itself is brought here for that."""
+        ref = self.refs[number]
+        if self._cache is None or ref.info is None or self._opening.path(ref.url) is not None:
+            return self.current(number).shard.manifest
+        kept = self._recall(number)
+        return self._manifest(ref, ref.info.size) if kept is None else kept.shard.manifest
+
+    def each(self, shards: Iterable[int], job: Callable[[int], T]) -> Generator[T, None, None]:
+        """What a job gives for each of these shards, in their order; it is done for several at a time."""
+        pool = ThreadPoolExecutor(self.workers, thread_name_prefix="atdata-each")
+        try:
+            yield from pool.map(job, shards)
+        finally:
+            pool.shutdown(cancel_futures=True)
 
     # -- opening ---------------------------------------------------------------------------------------------
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import enum
 import math
 import operator
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
-from functools import partial, reduce
+from functools import reduce
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,47 +27,57 @@ from atdata.samples.fields import Array, LiteralOf, OptionalOf
 from atdata.samples.packable import keeps_values
 from atdata.shards.manifest import Manifest
 
-__all__ = ["Candidates", "candidates", "in_manifest", "matcher"]
+__all__ = ["Candidates", "Mask", "column_matcher", "matcher"]
 
 Mask = NDArray[np.bool_]
 
 
 class Candidates(NamedTuple):
-    """Rows of one shard.
+    """Rows of one shard that may match.
 
     Attributes:
-        rows: their numbers, ascending, int64.
-        certain: whether the predicate is true for each of them; if not, only that it is for no other.
+        mask: of shape (samples of the shard,): False for rows for which the predicate is not true.
+        certain: whether it is true for all others.
     """
 
-    rows: NDArray[np.int64]
+    mask: Mask
     certain: bool
 
 
-def candidates(predicate: Predicate, manifest: Manifest, sample_type: type) -> Candidates:
-    """The rows of a shard that match, as far as its manifest can tell.
+class _Columns(NamedTuple):
+    """The columns of a manifest that a predicate asks about, None for those it does not have; and its length."""
+
+    arrays: dict[str, pa.Array | None]
+    length: int
+
+
+_Mask = Callable[[_Columns], Mask]
+
+
+def column_matcher(predicate: Predicate, sample_type: type) -> Callable[[Manifest], Candidates]:
+    """A function that gives the rows of a shard that match, as far as its manifest can tell.
+
+    It raises `QueryError` where a time with a zone would have to be compared with one without.
 
     Args:
         predicate: checked to be one about `sample_type`.
-        manifest: the shard's.
-        sample_type: the class that its samples are read as.
-
-    Raises:
-        QueryError: a time with a zone would have to be compared with one without.
+        sample_type: the class that the samples are read as.
     """
-    columns = {name: _column(manifest, sample_type, name) for name in predicate.fields}
+    mask = fold(predicate, _test_mask, _all_masks, _any_mask)
 
-    def test(one: Test, want: bool) -> Mask:
-        column = columns[one.field]
-        return np.ones(len(manifest), bool) if column is None else _mask(column, one, want)
+    def match(manifest: Manifest) -> Candidates:
+        arrays = {name: _column(manifest, sample_type, name) for name in predicate.fields}
+        return Candidates(mask(_Columns(arrays, len(manifest))), None not in arrays.values())
 
-    mask = fold(predicate, test, partial(reduce, np.logical_and), partial(reduce, np.logical_or))
-    return Candidates(np.flatnonzero(mask), None not in columns.values())
+    return match
 
 
-def in_manifest(manifest: Manifest, sample_type: type, field: str) -> bool:
-    """Whether the manifest says the same of that field as the samples, read as `sample_type`, would."""
-    return _column(manifest, sample_type, field) is not None
+def _all_masks(parts: list[_Mask]) -> _Mask:
+    return lambda columns: reduce(np.logical_and, (part(columns) for part in parts))
+
+
+def _any_mask(parts: list[_Mask]) -> _Mask:
+    return lambda columns: reduce(np.logical_or, (part(columns) for part in parts))
 
 
 _ARROW: dict[type, tuple[pa.DataType, ...]] = {
@@ -104,24 +115,51 @@ def _column(manifest: Manifest, sample_type: type, name: str) -> pa.Array | None
 # -- by columns ------------------------------------------------------------------------------------------------------
 
 
-def _mask(column: pa.Array, one: Test, want: bool) -> Mask:
-    """Where the test is `want`: nowhere that there is no value, unless that is asked."""
-    if one.operator == "is_null":
-        return _bools(column.is_null() if want else column.is_valid())
-    if column.null_count == len(column):
-        return np.zeros(len(column), bool)
-    found = _compared(column, one)
-    if isinstance(found, bool):  # the same for every value
-        return _bools(column.is_valid()) if found is want else np.zeros(len(column), bool)
-    return _bools(pc.fill_null(found if want else pc.invert(found), False))
+def _test_mask(one: Test, want: bool) -> _Mask:
+    """Where a test is `want`: nowhere that there is no value, unless that is asked; everywhere without a column."""
+    prepared: dict[pa.DataType, Callable[[pa.Array], Any] | bool] = {}
+
+    def mask(columns: _Columns) -> Mask:
+        column = columns.arrays[one.field]
+        if column is None:
+            return np.ones(columns.length, bool)
+        valid = _bits(column.is_valid())
+        if one.operator == "is_null":
+            return ~valid if want else valid
+        if not valid.any():
+            return valid
+        compare = prepared.get(column.type)
+        if compare is None:
+            compare = prepared[column.type] = _comparison(one, column.type)
+        if isinstance(compare, bool):
+            return valid if compare is want else np.zeros(len(column), bool)
+        found = _bits(compare(column))
+        return valid & (found if want else ~found)
+
+    return mask
 
 
-def _bools(array: pa.Array) -> Mask:
-    """An array without nulls; Arrow's own conversion would import pandas, which takes a second."""
+def _bits(array: pa.Array) -> Mask:
+    """An array of bool; where it is null, anything."""
     if not len(array):
         return np.empty(0, bool)
-    bits = np.frombuffer(array.buffers()[1], np.uint8)
-    return np.unpackbits(bits, bitorder="little")[array.offset : array.offset + len(array)].view(bool)
+    bits = np.unpackbits(np.frombuffer(array.buffers()[1], np.uint8), bitorder="little")
+    return bits[array.offset : array.offset + len(array)].view(bool)
+
+
+def _array(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
+    """Values of one type as an array. Arrow's own ways to make one import pandas, which takes a second."""
+    offsets = None
+    if kind == pa.string():
+        texts = [value.encode() for value in values]
+        offsets = pa.py_buffer(np.cumsum([0, *map(len, texts)]).astype(np.int32))
+        data = b"".join(texts)
+    elif kind == pa.bool_():
+        data = np.packbits(values, bitorder="little").tobytes()
+    else:
+        data = np.array(values, kind.to_pandas_dtype()).tobytes()
+    buffers = [None, pa.py_buffer(data)] if offsets is None else [None, offsets, pa.py_buffer(data)]
+    return pa.Array.from_buffers(kind, len(values), buffers)
 
 
 _ARROW_COMPARISONS: dict[str, Callable[[Any, Any], Any]] = {
@@ -134,37 +172,40 @@ _ARROW_COMPARISONS: dict[str, Callable[[Any, Any], Any]] = {
 }
 
 
-def _compared(column: pa.Array, one: Test) -> Any:
-    """The test for every row, null where there is no value; a bool where it is the same for all values."""
+def _comparison(one: Test, kind: pa.DataType) -> Callable[[pa.Array], Any] | bool:
+    """A test of every row of a column of that type; a bool where it is the same for all values.
+
+    What it gives where there is no value means nothing.
+    """
     values = one.value if one.operator == "isin" else (one.value,)
-    if pa.types.is_timestamp(column.type):
-        values = _as_instants(values, column, one)
-        column = column.cast(pa.int64())
+    if pa.types.is_timestamp(kind):
+        compare = _comparison(dataclasses.replace(one, value=_microseconds(one, values, kind)), pa.int64())
+        return compare if isinstance(compare, bool) else lambda column: compare(column.view(pa.int64()))
     if one.operator == "contains":
-        return pc.match_substring(column, values[0])
+        return lambda column: pc.match_substring(column, one.value)
     if one.operator == "startswith":
-        return pc.starts_with(column, values[0])
+        return lambda column: pc.starts_with(column, one.value)
     if one.operator == "isin":
-        among = [v for v in (_exact("==", value, column.type) for value in values) if not isinstance(v, bool)]
-        if not among:
+        exact = [_exact("==", value, kind) for value in values]
+        fitting = [value[1] for value in exact if not isinstance(value, bool)]
+        if not fitting:
             return False
-        found = pc.is_in(column, pa.array([value for _, value in among], column.type))
-        # It is False for null, too.
-        return pc.if_else(column.is_valid(), found, None) if column.null_count else found
-    exact = _exact(one.operator, values[0], column.type)
-    if isinstance(exact, bool):
-        return exact
-    sign, value = exact
-    return _ARROW_COMPARISONS[sign](column, pa.scalar(value, column.type))
+        among = _array(fitting, kind)
+        return lambda column: pc.is_in(column, among)
+    found = _exact(one.operator, one.value, kind)
+    if isinstance(found, bool):
+        return found
+    compare_with, value = _ARROW_COMPARISONS[found[0]], _array([found[1]], kind)[0]
+    return lambda column: compare_with(column, value)
 
 
-def _as_instants(values: tuple[datetime, ...], column: pa.Array, one: Test) -> tuple[int, ...]:
-    zoned = column.type.tz is not None
-    instants = [Instant.of(value) for value in values]
-    fitting = tuple(instant.microseconds for instant in instants if instant.zoned is zoned)
-    if instants and not fitting:
+def _microseconds(one: Test, values: tuple[datetime, ...], kind: pa.DataType) -> Any:
+    """The times that a test compares with, as a column of times has them."""
+    zoned = kind.tz is not None
+    fitting = tuple(when.microseconds for when in map(Instant.of, values) if when.zoned is zoned)
+    if values and not fitting:
         raise _incomparable(one.field, _time_kind(zoned), [_time_kind(not zoned)])
-    return fitting
+    return fitting if one.operator == "isin" else fitting[0]
 
 
 def _exact(sign: str, value: Any, kind: pa.DataType) -> tuple[str, Any] | bool:

@@ -7,6 +7,8 @@ its hash falls into. In SQL, for the first 0.9 with seed 1: `sha256('1:' || key)
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import hashlib
 import itertools
 from collections.abc import Sequence
@@ -16,7 +18,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["HashRange", "hash_ranges", "key_hashes"]
+from atdata.datasets.access import Access
+from atdata.datasets.resolving import View
+from atdata.datasets.selection import Rows, Selection
+from atdata.datasets.steps import Keyed, NarrowingStep
+from atdata.errors import DatasetError
+
+__all__ = ["HashRange", "Split", "hash_ranges", "key_hashes"]
 
 _ALL = 1 << 64
 _ROUNDING = 1e-9  # what three times 1 / 3 may be away from 1
@@ -77,3 +85,49 @@ def hash_ranges(fractions: Sequence[float], seed: int) -> list[HashRange]:
         )
     ends = [round(total * _ALL) for total in itertools.accumulate(shares)]
     return [HashRange(seed, start, stop) for start, stop in itertools.pairwise([0, *ends[:-1], _ALL])]
+
+
+@dataclasses.dataclass(frozen=True)
+class Split(NarrowingStep):
+    """Only the samples whose key is in one part of a split."""
+
+    part: HashRange
+
+    @property
+    def identity(self) -> str:
+        """The seed and the limits."""
+        seed, start, stop = self.part
+        return f"{seed}:{start:x}-{stop:x}"
+
+    def count_after(self, count: int) -> int | None:
+        """Only the keys tell, unless there is none to begin with."""
+        return 0 if count == 0 else None
+
+    def narrow(self, selection: Selection, view: View) -> Selection:
+        """By the keys in the manifests, several of which are read at a time."""
+        access = view.access
+
+        parts = {part.shard: part.rows for part in selection.parts()}
+        answers = access.each(parts, lambda shard: self.part.holds(_keys(access, shard, parts[shard])))
+        with contextlib.closing(answers):
+            return selection.within(lambda shard, rows: next(answers))
+
+    def run(self, samples: Keyed) -> Keyed:
+        """The step over a stream of samples."""
+        for key, sample in samples:
+            if key is None:
+                raise DatasetError(
+                    "a dataset is split by the keys of its samples, and these in memory have none: give "
+                    "Dataset.from_samples a key=, or write them with a store's write_shards first"
+                )
+            if self.part.holds([key])[0]:
+                yield key, sample
+
+
+def _keys(access: Access, number: int, rows: Rows) -> list[str]:
+    manifest = access.manifest(number)
+    if manifest is None:
+        shard = access.current(number).shard
+        return [shard.key(row) for row in rows]
+    keys = manifest.keys
+    return keys[rows.start : rows.stop] if isinstance(rows, range) else [keys[row] for row in rows.tolist()]
