@@ -20,6 +20,12 @@ readonly jobs=${JOBS:-$((cores < 2 ? 2 : cores))}
 summary=()
 failed=0
 
+servers() {
+    check "S3 server" scripts/install-server.sh rgw
+    check "PostgreSQL" scripts/install-server.sh postgres
+    check "Redis" scripts/install-server.sh redis
+}
+
 check() {
     local name=$1 start=$SECONDS status=0 word=ok
     shift
@@ -46,12 +52,12 @@ case $what in
         lint
         ;;
     fast)
-        check "S3 server" scripts/install-rgw.sh
+        servers
         check "fast tests" pytest -m "not slow" "$@"
         ;;
     all)
         lint
-        check "S3 server" scripts/install-rgw.sh
+        servers
         "$bin/coverage" erase
         check "tests" pytest --cov --cov-report= --cov-fail-under=0 "$@"
         check "coverage" "$bin/coverage" report

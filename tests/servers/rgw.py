@@ -19,7 +19,7 @@ Elsewhere (a benchmark, a shell):
 
     with RGW() as s3: ...                          # 1.5 s; RGW("bluestore") keeps gigabytes: on disk
 
-The programs are the system's own, or those that scripts/install-rgw.sh unpacks into .tools/rgw.
+The programs are the system's own, or those that scripts/install-server.sh rgw unpacks into .tools/rgw.
 
 How nothing is left running: the daemons are children of a small supervisor (this file run as a script) and die
 with it (PR_SET_PDEATHSIG). Whoever uses the server holds a shared lock on a file in its folder; the kernel frees it
@@ -452,7 +452,7 @@ def _programs() -> dict[str, str]:
     if missing := [name for name in PROGRAMS if name not in found]:
         raise ServerError(
             f"the S3 server of these tests (Ceph's RADOS gateway) is not here: no {', '.join(missing)}. "
-            "Run scripts/install-rgw.sh (as make test does), or install your system's packages of it."
+            "Run scripts/install-server.sh rgw (as make test does), or install your system's packages of it."
         )
     return found
 

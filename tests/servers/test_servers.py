@@ -170,7 +170,7 @@ def test_a_start_that_fails_shows_the_logs() -> None:
 def test_without_its_programs_it_says_what_to_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("servers.rgw.ROOT", tmp_path)
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(ServerError, match=r"scripts/install-rgw\.sh"):
+    with pytest.raises(ServerError, match=r"scripts/install-server\.sh rgw"):
         RGW().start()
 
 
