@@ -26,6 +26,7 @@ AtdataError
 │   ├── SplitError               which split a shard belongs to cannot be told (also ValueError)
 │   │   └── SplitNotFoundError   the dataset has no such split (also KeyError)
 │   ├── QueryError               a predicate asks what a field's type does not allow (also TypeError)
+│   ├── StateError               the state of a loader is of something else (also ValueError)
 │   └── StepError                a user's function in `map` or `filter` raised
 ├── LensError                    one sample type cannot be seen as another that way
 │   ├── LensDefinitionError      the declaration of a lens makes no sense (also TypeError)
@@ -85,6 +86,7 @@ __all__ = [
     "ShardFormatError",
     "SplitError",
     "SplitNotFoundError",
+    "StateError",
     "StepError",
     "StoreBusyError",
     "StoreError",
@@ -274,6 +276,10 @@ class SplitNotFoundError(SplitError, KeyError):
 
 class QueryError(DatasetError, TypeError):
     """A predicate asks of a field what its type, or one of its values, does not allow."""
+
+
+class StateError(DatasetError, ValueError):
+    """The state of a loader cannot be used: it is of another dataset or plan, or no state at all."""
 
 
 class StepError(DatasetError):
