@@ -17,7 +17,8 @@ _CONTEXT = {"help_option_names": ["-h", "--help"]}
 app = typer.Typer(
     name="atdata",
     help="Typed datasets in plain WebDataset tar shards. URL is a folder with an atdata.json, a tar file, a glob "
-    "('data/*.tar') or a brace pattern ('shard-{000000..000009}.tar').",
+    "('data/*.tar') or a brace pattern ('shard-{000000..000009}.tar'), here or under s3://, gs://, az:// or https://; "
+    "credentials come from the environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT, AWS_PROFILE, …).",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -31,12 +32,32 @@ manifests = typer.Typer(
     context_settings=_CONTEXT,
 )
 app.add_typer(manifests, name="manifest")
+caches = typer.Typer(
+    help="Look after the cache of shards.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    context_settings=_CONTEXT,
+)
+app.add_typer(caches, name="cache")
 
 Url = Annotated[
     str,
     typer.Argument(metavar="URL", help="A folder with an atdata.json, a tar file, a glob, or a brace pattern."),
 ]
+Folder = Annotated[
+    Path | None, typer.Option("--cache", metavar="FOLDER", help="The cache; else the folder that ATDATA_CACHE names.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
+
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+
+
+def _age(text: str) -> float:
+    number, unit = text[:-1], text[-1:]
+    if not number.isdecimal() or unit not in _UNITS:
+        raise typer.BadParameter(f"{text!r} is no age; say 30m, 12h, 7d or 2w")
+    return float(number) * _UNITS[unit]
 
 
 def _version(value: bool) -> None:
@@ -125,6 +146,32 @@ def verify(
 
 
 @app.command()
+def cp(
+    source: Annotated[
+        str, typer.Argument(metavar="SRC", help="A folder with an atdata.json, a tar file, a glob, or a brace pattern.")
+    ],
+    to: Annotated[str, typer.Argument(metavar="DST", help="A folder, or s3://, gs:// or az:// with a prefix.")],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a dataset that is there.")] = False,
+    source_env: Annotated[
+        Path | None, typer.Option("--source-env", metavar="FILE", help="A .env file with the credentials for SRC.")
+    ] = None,
+    to_env: Annotated[
+        Path | None, typer.Option("--to-env", metavar="FILE", help="A .env file with the credentials for DST.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Copy a dataset to another place.
+
+    Shards and manifests keep every byte, and each is checked against its digest on the way. The commit record comes
+    last, so that DST is a dataset only when it is whole. The same command goes on with a copy that was interrupted.
+    """
+    with reporting(json) as report:
+        from atdata.cli.copy import run
+
+        run(report, source, to, overwrite=overwrite, source_env=source_env, to_env=to_env)
+
+
+@app.command()
 def schema(url: Url, json: Json = False) -> None:
     """Show the sample type as a class definition.
 
@@ -151,3 +198,49 @@ def build(
         from atdata.cli.manifest import run
 
         run(report, url, force=force)
+
+
+@caches.command("ls")
+def cache_ls(cache: Folder = None, json: Json = False) -> None:
+    """List the shards in the cache.
+
+    Digest, size and last use of each, the most recently used first.
+    """
+    with reporting(json) as report:
+        from atdata.cli.cache import listing
+
+        listing(report, cache)
+
+
+@caches.command("clear")
+def cache_clear(
+    cache: Folder = None,
+    older_than: Annotated[
+        float | None,
+        typer.Option(
+            "--older-than", metavar="AGE", parser=_age, help="Only what was not used for so long: 30m, 12h, 7d, 2w."
+        ),
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    json: Json = False,
+) -> None:
+    """Remove shards from the cache.
+
+    Nothing else that lies in the folder is touched. Asks before, on a terminal.
+    """
+    with reporting(json) as report:
+        from atdata.cli.cache import clear
+
+        clear(report, cache, older_than=older_than, yes=yes)
+
+
+@caches.command("verify")
+def cache_verify(cache: Folder = None, json: Json = False) -> None:
+    """Hash every shard in the cache.
+
+    Those that are damaged are reported and removed; exits with 1 when there is one.
+    """
+    with reporting(json) as report:
+        from atdata.cli.cache import verify
+
+        verify(report, cache)

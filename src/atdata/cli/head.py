@@ -63,7 +63,8 @@ def first(located: Located, sample_type: type, n: int) -> Iterator[tuple[str, An
         else:
             here = 0
             checked = access.shard(number, whole=True)
-            for pair in itertools.islice(checked.keyed(sample_type), n):
+            stop = n if checked.manifest is not None else None  # no more is fetched than is shown
+            for pair in itertools.islice(checked.keyed(sample_type, 0, stop), n):
                 yield pair
                 here += 1
         n -= here

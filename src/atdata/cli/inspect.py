@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import typer
 
 from atdata.cli.head import first
-from atdata.cli.places import local_file, type_of
+from atdata.cli.places import type_of
 from atdata.cli.reporting import Report, clean, count, size
 from atdata.cli.values import fields_of, summary
 from atdata.datasets.access import Access
@@ -20,6 +19,8 @@ from atdata.samples import codec
 from atdata.samples.dictsample import DictSample
 from atdata.shards.manifest import manifest_name, read_manifest
 from atdata.shards.reader import BufferShard
+from atdata.stores.flight import Stop, in_flight
+from atdata.stores.http import public_url
 from atdata.stores.opening import Opening
 from atdata.stores.record import RECORD_NAME
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 __all__ = ["run"]
 
 _LISTED = 12  # shards shown without --all
+_REQUESTS = 16  # under way
 
 
 class ShardFacts(msgspec.Struct):
@@ -50,9 +52,11 @@ class ShardFacts(msgspec.Struct):
 
 def run(report: Report, url: str, *, every: bool) -> None:
     """Describe the dataset at `url`; exits with 1 where a shard is missing or cannot be read."""
-    located = locate(url)
-    access = Access(located, None, Opening(), "first")
-    shards = [_facts(access, number, ref) for number, ref in enumerate(located.shards)]
+    opening = Opening()
+    located = locate(url, opening)
+    access = Access(located, None, opening, "first")
+    jobs = ((0, partial(_facts, opening, access, number, ref)) for number, ref in enumerate(located.shards))
+    shards = list(in_flight(jobs, Stop(), most=_REQUESTS, budget=0))
     sample_type = type_of(located)
     fields = _fields(located, sample_type)
     counts = [shard.samples for shard in shards]
@@ -84,16 +88,16 @@ def _total(parts: list[int | None]) -> int | None:
     return sum(known) if len(known) == len(parts) else None
 
 
-def _facts(access: Access, number: int, ref: ShardRef) -> ShardFacts:
-    path = local_file(ref)
+def _facts(opening: Opening, access: Access, number: int, ref: ShardRef) -> ShardFacts:
     info = ref.info
-    facts = ShardFacts(path.name, ref.url, None, None, None, _manifest(path))
+    url = public_url(ref.url)
+    facts = ShardFacts(url.rpartition("/")[2], url, None, None, None, _manifest(opening, ref))
     if info is not None:
         facts.samples, facts.sha256 = info.samples, info.sha256
         if info.manifest is not None and facts.manifest == "no":
             facts.manifest = "missing"
     try:
-        facts.bytes = os.stat(path).st_size
+        facts.bytes = opening.open(ref.url).size
         if info is not None:
             if facts.bytes != info.size:
                 facts.problem = f"has {facts.bytes:,} bytes, the record says {info.size:,}"
@@ -101,31 +105,39 @@ def _facts(access: Access, number: int, ref: ShardRef) -> ShardFacts:
         shard = access.shard(number)
         if shard.manifest is not None:
             facts.sha256 = shard.manifest.shard_sha256
-        if isinstance(shard, BufferShard):  # counting what is in a compressed archive means unpacking it all
+        # Counting what is in a compressed archive, or in one far away, means reading it all.
+        if isinstance(shard, BufferShard) or shard.manifest is not None:
             facts.samples = len(shard)
     except FileNotFoundError:
         facts.problem = "is not there"
-    except OSError as error:
-        facts.problem = error.strerror or str(error)
     except AtdataError as error:
         facts.problem = error.message
     return facts
 
 
-def _manifest(shard: Path) -> str:
-    name = manifest_name(str(shard))
-    try:
-        if name is None:
-            return "no"
-        data = Path(name).read_bytes()
-    except FileNotFoundError:
+def _manifest(opening: Opening, ref: ShardRef) -> str:
+    """Whether there is a manifest: "yes", "no", "foreign", or what is wrong with it."""
+    info = ref.info
+    name = manifest_name(ref.url.rpartition("/")[2])
+    url = None if name is None else opening.beside(ref.url, name)
+    if url is None:
         return "no"
-    except OSError as error:
-        return error.strerror or "unreadable"
     try:
-        return "yes" if read_manifest(data, url=name) is not None else "foreign"
+        if info is not None and opening.path(ref.url) is None:  # its digest is recorded: no need to fetch it
+            return "no" if info.manifest is None else _there(opening, url, info.manifest.size)
+        data = opening.read(url)
+        if data is None:
+            return "no"
+        return "yes" if read_manifest(data, url=url) is not None else "foreign"
     except AtdataError:
         return "unreadable"
+
+
+def _there(opening: Opening, url: str, size: int) -> str:
+    try:
+        return "yes" if opening.open(url).size == size else "unreadable"
+    except FileNotFoundError:
+        return "no"
 
 
 def _fields(located: Located, sample_type: type) -> list[dict[str, Any]]:

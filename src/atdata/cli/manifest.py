@@ -6,12 +6,12 @@ from typing import Any
 
 import typer
 
-from atdata.cli.places import local_file, type_of
+from atdata.cli.places import type_of
 from atdata.cli.reporting import Report, clean, count, size
 from atdata.datasets.sources import locate
 from atdata.errors import AtdataError
 from atdata.samples.dictsample import DictSample
-from atdata.stores.manifests import build_manifest
+from atdata.stores.manifests import build_manifests
 from atdata.stores.progress import Progress
 
 __all__ = ["run"]
@@ -23,17 +23,15 @@ def run(report: Report, url: str, *, force: bool) -> None:
     stored = type_of(located)
     built: list[dict[str, Any]] = []
     refused: list[dict[str, Any]] = []
-    with Progress("building manifests", len(located.shards), show=not report.json, unit="shards") as bar:
-        for ref in located.shards:
-            path = local_file(ref)
-            # What the record does not list may be of any type.
-            sample_type = stored if ref.info is not None else DictSample
-            try:
-                made = build_manifest(path, sample_type, force=force)
-                built.append({"shard": ref.url, "manifest": made.path, "samples": made.samples, "bytes": made.size,
+    # What the record does not list may be of any type.
+    shards = [(ref.url, stored if ref.info is not None else DictSample) for ref in located.shards]
+    with Progress("building manifests", len(shards), show=not report.json, unit="shards") as bar:
+        for shard, made in build_manifests(shards, force=force):
+            if isinstance(made, AtdataError):
+                refused.append({"shard": shard, "type": type(made).__name__, "message": str(made)})
+            else:
+                built.append({"shard": shard, "manifest": made.path, "samples": made.samples, "bytes": made.size,
                               "fields": made.fields})  # fmt: skip
-            except AtdataError as error:
-                refused.append({"shard": ref.url, "type": type(error).__name__, "message": str(error)})
             bar.advance()
     report.document({"url": url, "built": built, "refused": refused})
     for one in built:
@@ -41,7 +39,7 @@ def run(report: Report, url: str, *, force: bool) -> None:
         report.print(
             f"wrote {clean(one['manifest'])}: {count(one['samples'], 'sample')}, {size(one['bytes'])}{clean(fields)}"
         )
-    for one in refused:
-        report.error(one["message"])
+    for message in dict.fromkeys(one["message"] for one in refused):
+        report.error(message)
     if refused:
         raise typer.Exit(1)

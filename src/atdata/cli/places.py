@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
-from atdata.datasets.sources import Located, ShardRef
+from atdata.datasets.sources import Located
 from atdata.errors import StoreError
 from atdata.samples.dictsample import DictSample
-from atdata.stores.disk import local_path
+from atdata.stores.base import DataStore
+from atdata.stores.disk import LocalDiskStore, local_path
+from atdata.stores.objects import ObjectStore
+from atdata.stores.opening import Opening, open_store
 
-__all__ = ["local_file", "type_of"]
+__all__ = ["destination", "opening_with", "type_of"]
 
 
 def type_of(located: Located) -> type:
@@ -17,13 +21,33 @@ def type_of(located: Located) -> type:
     return DictSample if located.schema is None else located.schema.sample_type()
 
 
-def local_file(ref: ShardRef) -> Path:
-    """The shard's path.
+def opening_with(url: str, credentials: Path | None) -> Opening:
+    """How `url` is opened, with the credentials in a `.env` file if one is given."""
+    return Opening(None if credentials is None else _s3_store(url, credentials))
+
+
+def destination(url: str, credentials: Path | None = None) -> tuple[DataStore, str]:
+    """The store and the prefix that a folder or URL means as a place to write to.
 
     Raises:
-        StoreError: it does not lie on the local disk.
+        StoreError: it is no folder, or nothing can be written there.
     """
-    path = local_path(ref.url)
-    if path is None:
-        raise StoreError("this command works on local files only; copy the shards here first", url=ref.url)
-    return path
+    path = local_path(url)
+    if path is not None and credentials is None:
+        whole = Path(os.path.realpath(path))
+        if whole.is_file():
+            raise StoreError("the destination is a file; give a folder", url=url)
+        return LocalDiskStore(whole.parent), whole.name
+    store = open_store(url) if credentials is None else _s3_store(url, credentials)
+    if not isinstance(store, ObjectStore):
+        raise StoreError("web servers are read, not written: give a folder, s3://, gs:// or az://", url=url)
+    prefix = url.partition("://")[2].partition("/")[2]
+    if not prefix.strip("/"):
+        raise StoreError(f"give a folder in it too, for example {store.base}training/v1", url=url)
+    return store, prefix
+
+
+def _s3_store(url: str, credentials: Path) -> DataStore:
+    if not url.startswith("s3://"):
+        raise StoreError("a file of credentials is for s3:// only", url=url)
+    return open_store(url, credentials=credentials)

@@ -22,12 +22,13 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import typer
 
+from atdata.cli.interrupt import say_interrupted
+
 if TYPE_CHECKING:
     from rich.console import Console
 
 __all__ = ["Report", "clean", "count", "reporting", "size"]
 
-_CURSOR = "\x1b[?25h"
 _WIDE = 400  # for files and pipes, which have no width of their own
 
 
@@ -116,9 +117,9 @@ def reporting(json: bool) -> Iterator[Report]:
     try:
         yield report
         sys.stdout.flush()
-    except KeyboardInterrupt:
-        # Where it came while a progress line began, the cursor is hidden still.
-        _say(f"{_CURSOR if _terminal() else ''}\natdata: interrupted")
+    except KeyboardInterrupt as stop:
+        say_interrupted()
+        _notes(stop)
         raise SystemExit(130) from None
     except BrokenPipeError:
         # Python would try to write the rest when it ends, and complain.
@@ -157,7 +158,13 @@ def _fail(report: Report, error: Exception, message: str) -> None:
         report.document({"error": {"type": type(error).__name__, "message": text, **place}})
         sys.stdout.flush()
     report.error(message)
+    _notes(error)
     raise SystemExit(1) from None
+
+
+def _notes(error: BaseException) -> None:
+    for note in getattr(error, "__notes__", ()):
+        _say(f"atdata: {clean(note)}")
 
 
 def _say(line: str) -> None:
@@ -167,10 +174,6 @@ def _say(line: str) -> None:
         with contextlib.suppress(OSError, ValueError):
             stream.write(line + "\n")
             stream.flush()
-
-
-def _terminal() -> bool:
-    return sys.__stderr__ is not None and sys.__stderr__.isatty()
 
 
 _STEERING = {*range(0x202A, 0x202F), *range(0x2066, 0x206A), 0x200E, 0x200F, 0x2028, 0x2029}

@@ -3,7 +3,7 @@
 ```
 {root}/sha256/ab/ab12…            one file for each digest, read-only
 {root}/lock/ab12…                 held (flock) while that digest is fetched
-{root}/new/…                      files that are not whole yet
+{root}/new/…                      files that are not whole yet, held (flock) while they are written
 ```
 
 A name cannot lie here: `train/000000.tar` and `val/000000.tar` have different digests. Files are checked when they
@@ -18,6 +18,8 @@ import fcntl
 import hashlib
 import os
 import re
+import stat
+import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -29,6 +31,7 @@ __all__ = ["Cache", "CachedShard"]
 
 _DIGEST = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _LIMIT = 64 << 30
+_YOUNG = 60.0  # seconds; a file that its writer has just made may not be locked yet
 
 
 class CachedShard(NamedTuple):
@@ -91,26 +94,27 @@ class Cache:
 
     def _add(self, sha256: str, chunks: Iterable[bytes | memoryview], url: str) -> Path:
         new = self.root / "new" / uuid.uuid4().hex
-        new.parent.mkdir(parents=True, exist_ok=True)
         try:
+            new.parent.mkdir(parents=True, exist_ok=True)
             hasher = hashlib.sha256()
             with new.open("xb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX)
                 for chunk in chunks:
                     hasher.update(chunk)
                     file.write(chunk)
                 file.flush()
                 os.fsync(file.fileno())
-            if hasher.hexdigest() != sha256:
-                raise IntegrityError(
-                    "the shard's bytes are not those that were written (SHA-256 differs)",
-                    url=url,
-                    expected=sha256,
-                    got=hasher.hexdigest(),
-                )
-            new.chmod(0o444)
-            path = self.path(sha256)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(new, path)
+                if hasher.hexdigest() != sha256:
+                    raise IntegrityError(
+                        "the shard's bytes are not those that were written (SHA-256 differs)",
+                        url=url,
+                        expected=sha256,
+                        got=hasher.hexdigest(),
+                    )
+                new.chmod(0o444)
+                path = self.path(sha256)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(new, path)
         except OSError as error:
             if isinstance(error, StoreError):
                 raise
@@ -123,11 +127,30 @@ class Cache:
         """The files of the cache, most recently used first."""
         found = []
         for path in self.root.glob("sha256/??/*"):
-            if _DIGEST.fullmatch(path.name):
+            if _DIGEST.fullmatch(path.name) and path.name.startswith(path.parent.name):
                 with contextlib.suppress(FileNotFoundError):
-                    stat = path.stat()
-                    found.append(CachedShard(path.name, stat.st_size, stat.st_mtime))
+                    status = path.lstat()
+                    if stat.S_ISREG(status.st_mode):
+                        found.append(CachedShard(path.name, status.st_size, status.st_mtime))
         yield from sorted(found, key=lambda shard: -shard.used)
+
+    def sound(self, sha256: str) -> bool:
+        """Whether the file with that digest has it; True when it is gone meanwhile. Does not count as a use."""
+        try:
+            with self.path(sha256).open("rb") as file:
+                return hashlib.file_digest(file, "sha256").hexdigest() == sha256
+        except FileNotFoundError:
+            return True
+        except OSError as error:
+            raise StoreError(f"the file cannot be read: {error.strerror}", url=str(self.path(sha256))) from None
+
+    def sweep(self) -> None:
+        """Remove what processes that were killed left of files they fetched."""
+        for path in self.root.glob("new/" + "[0-9a-f]" * 32):
+            with contextlib.suppress(OSError), path.open("rb") as file:  # it became whole, or is another user's
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # fails while its writer is alive
+                if time.time() - os.fstat(file.fileno()).st_mtime > _YOUNG:
+                    path.unlink()
 
     def remove(self, sha256: str) -> None:
         """Forget one file; readers that have it open keep it."""
@@ -135,6 +158,7 @@ class Cache:
         (self.root / "lock" / sha256).unlink(missing_ok=True)
 
     def _shrink(self, keep: str) -> None:
+        self.sweep()
         total = 0
         for shard in self.shards():
             total += shard.size

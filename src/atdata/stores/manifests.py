@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import os
 import uuid
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
 import numpy as np
 
 from atdata.errors import (
     AtdataError,
     DatasetExistsError,
+    DatasetNotFoundError,
     IntegrityError,
     SampleTypeError,
     ShardFormatError,
+    StoreError,
 )
 from atdata.samples.dictsample import DictSample
 from atdata.samples.schema import Schema
@@ -26,16 +30,24 @@ from atdata.shards.compression import compression
 from atdata.shards.grouping import RawSample, group
 from atdata.shards.manifest import Manifest, ManifestBuilder, header_name, manifest_name, to_header, to_parquet
 from atdata.shards.members import decoder
-from atdata.shards.tar import BufferSource, walk
+from atdata.shards.tar import StreamSource, walk
 from atdata.shards.writer import encoder
-from atdata.stores.disk import LocalObject, _DiskSink, _errors, _locked, _sync
-from atdata.stores.record import RECORD_NAME, CommitRecord, ShardInfo
+from atdata.stores.base import StoredObject
+from atdata.stores.claims import Claim
+from atdata.stores.disk import _DiskSink, _errors, _locked, _sync
+from atdata.stores.hashing import Hashing
+from atdata.stores.http import public_url
+from atdata.stores.opening import Opening
+from atdata.stores.record import RECORD_NAME, CommitRecord, ManifestInfo, ShardInfo
 
-__all__ = ["BuiltManifest", "build_manifest", "manifest_of"]
+__all__ = ["BuiltManifest", "build_manifest", "build_manifests", "manifest_of"]
+
+# Puts a file of that name beside a shard, whole or not at all.
+_Put = Callable[[str, bytes], None]
 
 
 class BuiltManifest(NamedTuple):
-    """A manifest that was written: its path, the samples it lists, its size in bytes, and the fields it describes."""
+    """A manifest that was written: its place, the samples it lists, its size in bytes, and the fields it describes."""
 
     path: str
     samples: int
@@ -44,12 +56,12 @@ class BuiltManifest(NamedTuple):
 
 
 def build_manifest(
-    shard_path: str | os.PathLike[str], sample_type: type = DictSample, *, force: bool = False
+    shard: str | os.PathLike[str], sample_type: type = DictSample, *, force: bool = False
 ) -> BuiltManifest:
     """Write the manifest (and its JSON header) beside a shard that has none.
 
     Args:
-        shard_path: a plain tar file on the local disk, each of whose samples is one `.msgpack` member.
+        shard: path or URL of a plain tar file, each of whose samples is one `.msgpack` member.
         sample_type: the class of the samples. With `DictSample` the manifest has keys, offsets, sizes and digests, and
             no columns for fields; the same where a sample is not, byte for byte, what atdata would write for it.
         force: replace a manifest that is there.
@@ -61,59 +73,57 @@ def build_manifest(
         IntegrityError: the folder's commit record says something else of the shard, or of its manifest.
         CommitRecordError: the folder's commit record cannot be trusted.
         StoreBusyError: a writer is at work in the folder.
+        StoreError: nothing can be written there.
     """
-    path = Path(shard_path).absolute()
-    name = manifest_name(path.name)
-    if name is None:
-        raise ShardFormatError(
-            "only a plain .tar can have a manifest: offsets mean nothing in a compressed archive. Unpack it first",
-            url=str(path),
-        )
-    with LocalObject(path) as file, _errors(path), _locked(path.parent):
-        if not force:
-            for there in (name, header_name(path.name)):
-                if (path.parent / there).exists():
-                    raise DatasetExistsError(
-                        f"{there} is there already; --force (force=True) replaces it", url=str(path)
-                    )
-        record = _record(path.parent)
-        info = next((s for s in record.shards if s.name == path.name), None) if record is not None else None
-        if compression(file.read(0, min(10, file.size))) is not None:
-            raise ShardFormatError(
-                "the archive is compressed, whatever its name says; offsets mean nothing in it. Unpack it first",
-                url=str(path),
-            )
-        with file.stream() as stream:
-            sha256 = hashlib.file_digest(stream, "sha256").hexdigest()  # type: ignore[arg-type]
-        if info is not None and info.sha256 != sha256:
-            raise IntegrityError(
-                "the shard's bytes are not those that its commit record names (SHA-256 differs), so no manifest is "
-                "made of them; `atdata verify` says what is damaged",
-                url=str(path),
-                expected=info.sha256,
-                got=sha256,
-            )
-        try:
-            manifest = manifest_of(file.map(), sample_type, sha256)
-        except AtdataError as error:
-            raise error.at(url=str(path)) from None
-        parquet = to_parquet(manifest)
-        _check_record(info, parquet, str(path.parent / name))
-        kind, version = _kind(sample_type, record if info is not None else None)
-        header = to_header(manifest, shard_id=path.name.removesuffix(".tar"), schema_type=kind, schema_version=version)
-        _replace(path.parent / header_name(path.name), header)
-        _replace(path.parent / name, parquet)
-    fields = [*manifest.scalar_fields, *manifest.array_fields]
-    return BuiltManifest(str(path.parent / name), len(manifest), len(parquet), fields)
+    (_, made), *_ = build_manifests([(os.fspath(shard), sample_type)], force=force)
+    if isinstance(made, AtdataError):
+        raise made
+    return made
 
 
-def manifest_of(buffer: memoryview, sample_type: type, sha256: str) -> Manifest:
-    """The manifest of a shard in memory.
+def build_manifests(
+    shards: Iterable[tuple[str, type]], *, opening: Opening | None = None, force: bool = False
+) -> Iterator[tuple[str, BuiltManifest | AtdataError]]:
+    """Write the manifests of many shards; for each, in order, what `build_manifest` would return or raise.
+
+    A commit record that names no manifests is replaced by one that does: readers far away ask for no others.
 
     Args:
-        buffer: the whole uncompressed archive.
+        shards: path or URL of each, and the class of its samples.
+        opening: how the URLs are opened; by default by what they are, with the usual credentials.
+        force: replace manifests that are there.
+    """
+    opening = opening or Opening()
+    for _, neighbours in itertools.groupby(shards, lambda shard: shard[0].rpartition("/")[0]):
+        left = list(neighbours)
+        try:
+            with _writing(left[0][0], opening) as put:
+                record = _record(left[0][0], opening)
+                named: dict[str, ManifestInfo] = {}
+                while left:
+                    url, sample_type = left[0]
+                    made: BuiltManifest | AtdataError
+                    try:
+                        made, named[_name(url)] = _build(url, sample_type, record, opening, put, force)
+                    except AtdataError as error:
+                        made = error.at(url=public_url(url))
+                    left.pop(0)
+                    yield url, made
+                if record is not None:
+                    _name_manifests(record, named, put)
+        except AtdataError as error:
+            if not left:
+                raise
+            for url, _ in left:  # the folder is what they have in common
+                yield url, error
+
+
+def manifest_of(hashing: Hashing, sample_type: type) -> Manifest:
+    """The manifest of a shard, which is read to its end.
+
+    Args:
+        hashing: the uncompressed archive.
         sample_type: the class of its samples.
-        sha256: of `buffer`, in hex.
 
     Raises:
         ShardFormatError: the archive is malformed, or has samples of several members.
@@ -124,7 +134,7 @@ def manifest_of(buffer: memoryview, sample_type: type, sha256: str) -> Manifest:
     encode, scalars, arrays = encoder(sample_type)
     decode = decoder(sample_type)
     builder = ManifestBuilder(scalars, arrays)
-    for raw in _single(group(walk(BufferSource(buffer)))):
+    for raw in _single(group(walk(StreamSource(hashing.reader())))):
         payload = raw.parts["msgpack"]
         keys.append(raw.key)
         offsets.append(raw.offset)
@@ -143,7 +153,8 @@ def manifest_of(buffer: memoryview, sample_type: type, sha256: str) -> Manifest:
     if not described:
         builder = ManifestBuilder([], [])
     builder.locate(keys, np.array(offsets, np.int64), np.array(sizes, np.int64), digests)
-    return builder.finish(len(buffer), sha256)
+    sha256 = hashing.finish()
+    return builder.finish(hashing.size, sha256)
 
 
 def _single(samples: Iterator[RawSample]) -> Iterator[RawSample]:
@@ -159,27 +170,101 @@ def _single(samples: Iterator[RawSample]) -> Iterator[RawSample]:
         yield raw
 
 
-def _record(folder: Path) -> CommitRecord | None:
-    path = folder / RECORD_NAME
+def _build(
+    url: str, sample_type: type, record: CommitRecord | None, opening: Opening, put: _Put, force: bool
+) -> tuple[BuiltManifest, ManifestInfo]:
+    shard = _name(url)
+    name = manifest_name(shard)
+    if name is None:
+        raise ShardFormatError(
+            "only a plain .tar can have a manifest: offsets mean nothing in a compressed archive. Unpack it first"
+        )
+    beside = opening.beside(url, name) or name
+    if not force:
+        for there in (name, header_name(shard)):
+            if _exists(opening.beside(url, there) or there, opening):
+                raise DatasetExistsError(f"{there} is there already; --force (force=True) replaces it")
+    info = next((s for s in record.shards if s.name == shard), None) if record is not None else None
     try:
-        return CommitRecord.from_bytes(path.read_bytes(), url=str(path))
-    except FileNotFoundError:
-        return None
+        manifest = _made(opening.open(url), sample_type, info)
+    except AtdataError:
+        if opening.path(url) is not None:
+            raise
+        manifest = _made(opening.open(url), sample_type, info)  # it may have been damaged on the way
+    parquet = to_parquet(manifest)
+    written = ManifestInfo(len(parquet), hashlib.sha256(parquet).hexdigest())
+    _check_record(info, written, beside)
+    kind, version = _kind(sample_type, record if info is not None else None)
+    header = to_header(manifest, shard_id=shard.removesuffix(".tar"), schema_type=kind, schema_version=version)
+    put(header_name(shard), header)
+    put(name, parquet)
+    fields = [*manifest.scalar_fields, *manifest.array_fields]
+    return BuiltManifest(beside, len(manifest), len(parquet), fields), written
 
 
-def _check_record(info: ShardInfo | None, parquet: bytes, url: str) -> None:
-    if info is None or info.manifest is None:
-        return
-    got = hashlib.sha256(parquet).hexdigest()
-    if got != info.manifest.sha256:
+def _name(url: str) -> str:
+    return url.rpartition("/")[2]
+
+
+def _exists(url: str, opening: Opening) -> bool:
+    try:
+        return opening.open(url).size >= 0
+    except DatasetNotFoundError:
+        return False
+
+
+def _made(file: StoredObject, sample_type: type, info: ShardInfo | None) -> Manifest:
+    """The manifest of a shard whose bytes are those that its record names."""
+    if compression(file.read(0, min(10, file.size))) is not None:
+        raise ShardFormatError(
+            "the archive is compressed, whatever its name says; offsets mean nothing in it. Unpack it first"
+        )
+    with Hashing(file) as hashing:
+        manifest = wrong = None
+        try:
+            manifest = manifest_of(hashing, sample_type)
+        except AtdataError as error:
+            wrong = error
+        got = hashing.finish()
+    if info is not None and info.sha256 != got:
+        raise IntegrityError(
+            "the shard's bytes are not those that its commit record names (SHA-256 differs), so no manifest is "
+            "made of them; `atdata verify` says what is damaged",
+            expected=info.sha256,
+            got=got,
+        )
+    if manifest is None:
+        assert wrong is not None
+        raise wrong
+    return manifest
+
+
+def _record(shard: str, opening: Opening) -> CommitRecord | None:
+    """The commit record beside a shard."""
+    url = opening.beside(shard, RECORD_NAME)
+    data = None if url is None else opening.read(url)
+    return None if data is None else CommitRecord.from_bytes(data, url=url)
+
+
+def _check_record(info: ShardInfo | None, written: ManifestInfo, url: str) -> None:
+    if info is not None and info.manifest is not None and info.manifest.sha256 != written.sha256:
         raise IntegrityError(
             "the commit record names the manifest by its digest, and the one built now has another: the versions of "
             "atdata or pyarrow that wrote it encode differently. Nothing was changed. The dataset is read without "
             "the manifest, too; to have manifests again, write it anew with write_shards",
             url=url,
             expected=info.manifest.sha256,
-            got=got,
+            got=written.sha256,
         )
+
+
+def _name_manifests(record: CommitRecord, named: Mapping[str, ManifestInfo], put: _Put) -> None:
+    """Have the record name the manifests that it does not name yet."""
+    shards = tuple(
+        msgspec.structs.replace(shard, manifest=shard.manifest or named.get(shard.name)) for shard in record.shards
+    )
+    if shards != record.shards:
+        put(RECORD_NAME, CommitRecord(record.schema, shards).to_bytes())
 
 
 def _kind(sample_type: type, record: CommitRecord | None) -> tuple[str, str]:
@@ -189,6 +274,39 @@ def _kind(sample_type: type, record: CommitRecord | None) -> tuple[str, str]:
         return "DictSample", "1.0.0"
     schema = Schema.of(sample_type)
     return schema.name, schema.version
+
+
+@contextlib.contextmanager
+def _writing(shard: str, opening: Opening) -> Iterator[_Put]:
+    """The right to write beside a shard."""
+    path, store = opening.path(shard), opening.object_store(shard)
+    if path is not None:
+        if not path.is_file():
+            raise DatasetNotFoundError("there is no such file", url=shard)
+        folder = path.absolute().parent
+        with _errors(path), _locked(folder):
+            yield lambda name, data: _replace(folder / name, data)
+        return
+    if store is None:
+        raise StoreError(
+            "web servers are read, not written: copy the shards to where you may write (`atdata cp`), and build their "
+            "manifests there",
+            url=public_url(shard),
+        )
+    prefix = store.key(shard).rpartition("/")[0] + "/"
+    claim = Claim(store, prefix)
+
+    def put(name: str, data: bytes) -> None:
+        claim.renew()
+        store.put(prefix + name, data)
+
+    try:
+        yield put
+    finally:
+        if claim.took_over:
+            claim.suspend()  # what an unfinished write left is still to be resumed, or removed
+        else:
+            claim.release()
 
 
 def _replace(path: Path, data: bytes) -> None:

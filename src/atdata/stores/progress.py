@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from types import TracebackType
 from typing import Any
@@ -17,20 +18,23 @@ class Progress:
         title: what is going on.
         total: how much there is to do, when known.
         show: False for silence; where stderr is no terminal there is silence anyway.
+        unit: of what; "bytes" are shown as kB, MB and so on.
     """
 
     def __init__(self, title: str, total: int | None, *, show: bool, unit: str = "samples") -> None:
+        self._unit = unit
         self._bar: Any = None
         self._task: Any = None
         self._done = 0
         self._next = 0.0
+        self._lock = threading.Lock()
         if show and sys.stderr.isatty():
             from rich import progress
             from rich.console import Console
 
             columns: list[Any] = [progress.TextColumn("{task.description}", markup=False), progress.BarColumn()]
             columns += [
-                progress.TextColumn("{task.completed:,} " + unit),
+                progress.DownloadColumn() if unit == "bytes" else progress.TextColumn("{task.completed:,} " + unit),
                 progress.TextColumn("{task.fields[rate]}"),
                 progress.TimeElapsedColumn(),
                 progress.TimeRemainingColumn(),
@@ -61,14 +65,18 @@ class Progress:
             self._bar.stop()
 
     def advance(self, n: int = 1) -> None:
-        """`n` more are done."""
+        """`n` more are done; from any thread."""
         if self._bar is not None:
-            self._done += n
-            now = time.monotonic()
-            if now >= self._next:  # the terminal is slower than the work
-                self._next = now + 0.1
-                self._show()
+            with self._lock:
+                self._done += n
+                now = time.monotonic()
+                if now >= self._next:  # the terminal is slower than the work
+                    self._next = now + 0.1
+                    self._show()
 
     def _show(self) -> None:
-        seconds = max(time.monotonic() - self._start, 1e-6)
-        self._bar.update(self._task, completed=self._done, rate=f"{self._done / seconds:,.0f}/s")
+        from rich.filesize import decimal
+
+        rate = self._done / max(time.monotonic() - self._start, 1e-6)
+        text = decimal(int(rate)) if self._unit == "bytes" else f"{rate:,.0f}"
+        self._bar.update(self._task, completed=self._done, rate=f"{text}/s")
