@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import types
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -11,9 +10,8 @@ import numpy as np
 from atdata.errors import LensError
 from atdata.lenses.names import near
 from atdata.samples import codec
-from atdata.samples.dictsample import DictSample
 
-__all__ = ["count", "field_names", "rows", "samples_of", "stack", "wanted"]
+__all__ = ["count", "field_names", "parts_of", "rows", "stack", "wanted"]
 
 
 def stack(values: list[Any]) -> Any:
@@ -64,18 +62,21 @@ def wanted(view: type, fields: Iterable[str] | None) -> list[str]:
 
 
 def count(columns: Mapping[str, Any], names: Iterable[str]) -> int:
-    """The number of samples in columns, taken from one of `names` where there are any."""
+    """The number of samples in columns, taken from one of `names` where there are any.
+
+    Raises:
+        LensError: there is no column.
+    """
     name = next(iter(names), None) or next(iter(columns), None)
-    return 0 if name is None else len(columns[name])
+    if name is None:
+        raise LensError("there is no column, so the number of samples is not known: give one column at least")
+    return len(columns[name])
 
 
-def samples_of(columns: Mapping[str, Any], names: frozenset[str] | None, sample_type: type) -> list[Any]:
-    """The samples in columns, by `names` (all columns for None): of the class, or of none where it has more fields."""
-    chosen = list(columns) if names is None else sorted(names)
-    make: Any = sample_type
-    if not issubclass(sample_type, DictSample) and len(chosen) < len(field_names(sample_type)):
-        make = types.SimpleNamespace
+def parts_of(columns: Mapping[str, Any], names: Iterable[str], size: int) -> list[dict[str, Any]]:
+    """For each of `size` samples, the values of the fields `names`."""
+    chosen = list(names)
     if not chosen:
-        return [make() for _ in range(count(columns, ()))]
+        return [{} for _ in range(size)]
     each = [rows(columns[name]) for name in chosen]
-    return [make(**dict(zip(chosen, values, strict=True))) for values in zip(*each, strict=True)]
+    return [dict(zip(chosen, values, strict=True)) for values in zip(*each, strict=True)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypeVar, cast
 
 from atdata.errors import LensDefinitionError
@@ -29,6 +29,11 @@ class Identity(Lens[T, T]):
         self.__doc__ = type(self).__doc__
 
     @property
+    def functions(self) -> tuple[Callable[..., Any], ...]:
+        """None: it is not made of functions itself."""
+        return ()
+
+    @property
     def editable(self) -> bool:
         """Whether `put` is possible: it is."""
         return True
@@ -39,8 +44,12 @@ class Identity(Lens[T, T]):
             return None
         return frozenset(field_names(self.source) if fields is None else fields)
 
-    def get_columns(self, columns: Mapping[str, Any], fields: Iterable[str] | None = None) -> dict[str, Any]:
-        """The same columns."""
+    @property
+    def by_columns(self) -> bool:
+        """Whether `get_columns` is possible: it is."""
+        return True
+
+    def _columns(self, columns: Mapping[str, Any], size: int, fields: Collection[str] | None) -> dict[str, Any]:
         if issubclass(self.view, DictSample):
             return {name: columns[name] for name in (columns if fields is None else fields)}
         return {name: columns[name] for name in wanted(self.view, fields)}
@@ -76,6 +85,11 @@ class Composed(Lens[S, V]):
         return self._parts
 
     @property
+    def functions(self) -> tuple[Callable[..., Any], ...]:
+        """None: it is not made of functions itself."""
+        return ()
+
+    @property
     def editable(self) -> bool:
         """Whether `put` is possible: every part has a putter."""
         return all(part.editable for part in self._parts)
@@ -84,11 +98,15 @@ class Composed(Lens[S, V]):
         """The fields of the source that only these fields of the view need (None: all of them); as `reads`."""
         return self._parts[0].reads_for(self._asked(fields)[0])
 
-    def get_columns(self, columns: Mapping[str, Any], fields: Iterable[str] | None = None) -> dict[str, Any]:
-        """The columns of the views of many samples; see `Lens.get_columns`."""
+    @property
+    def by_columns(self) -> bool:
+        """Whether `get_columns` is possible: it is where it is for every part."""
+        return all(part.by_columns for part in self._parts)
+
+    def _columns(self, columns: Mapping[str, Any], size: int, fields: Collection[str] | None) -> dict[str, Any]:
         found = columns
-        for part, asked in zip(self._parts, self._asked(None if fields is None else list(fields)), strict=True):
-            found = part.get_columns(found, asked)
+        for part, asked in zip(self._parts, self._asked(fields), strict=True):
+            found = part._columns(found, size, asked)
         return dict(found)
 
     def _asked(self, fields: Collection[str] | None) -> list[Collection[str] | None]:

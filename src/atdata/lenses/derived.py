@@ -6,7 +6,7 @@ and its values must not be lost without a word.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any, TypeVar
 
 from atdata.errors import LensNotFoundError, SchemaError
@@ -104,6 +104,11 @@ class FromDict(Lens[DictSample, T]):
         self.__name__ = self.__qualname__ = f"fields(DictSample -> {view.__name__})"
         self.__doc__ = type(self).__doc__
         self._names = field_names(view)
+
+    @property
+    def functions(self) -> tuple[Callable[..., Any], ...]:
+        """None: it is not made of functions itself."""
+        return ()
 
     @property
     def editable(self) -> bool:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import operator
 import types
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NoReturn, TypeVar, cast
 
+from atdata.cid import generate_cid
 from atdata.errors import LensDefinitionError, LensValueError
-from atdata.lenses.columns import count, field_names, rows, stack, wanted
+from atdata.lenses.columns import field_names, parts_of, rows, stack, wanted
 from atdata.lenses.conversion import checked_bytes
 from atdata.lenses.declaration import Declaration, Rule, resolve
 from atdata.lenses.lens import Lens
@@ -34,6 +35,7 @@ class FieldsLens(Lens[S, V]):
 
     Attributes:
         declared: what was declared.
+        rules: what it comes to: where each field of the view comes from.
     """
 
     def __init__(self, source: type[S], view: type[V], declared: Declaration) -> None:
@@ -42,13 +44,13 @@ class FieldsLens(Lens[S, V]):
         self.declared = declared
         self.__name__ = self.__qualname__ = f"fields({self.source.__name__} -> {self.view.__name__})"
         self.__doc__ = type(self).__doc__
-        self._rules = resolve(source, view, declared)
-        self._by_path = {rule.path: rule for rule in self._rules}
-        self._constants = {r.path: _Constant(view, r) for r in self._rules if r.constant is not None}
+        self.rules = resolve(source, view, declared)
+        self._by_path = {rule.path: rule for rule in self.rules}
+        self._constants = {r.path: _Constant(view, r) for r in self.rules if r.constant is not None}
         self._keeps = keeps_values(source), all(map(keeps_values, self._made()))
         self._all = _Reader(self, None)
         self._some: dict[frozenset[str], _Reader] = {}
-        self._writes = _tree([rule.source for rule in self._rules if rule.source is not None])
+        self._writes = _tree([rule.source for rule in self.rules if rule.source is not None])
 
     def _made(self) -> list[type]:
         """The classes of which `get` makes samples: the view's, and those of nested samples given by their parts."""
@@ -61,9 +63,23 @@ class FieldsLens(Lens[S, V]):
         return cast(list[type], found)
 
     @property
+    def functions(self) -> tuple[Callable[..., Any], ...]:
+        """None: it is not made of functions itself."""
+        return ()
+
+    @property
     def editable(self) -> bool:
         """Whether `put` is possible: it is; what cannot be written back is refused value by value."""
         return True
+
+    @property
+    def cid(self) -> str:
+        """The content identifier of what is declared, and between which schemas."""
+        from atdata.lenses.records import declared_json
+        from atdata.lenses.references import schema_cid
+
+        parts = {"source": schema_cid(self.source), "view": schema_cid(self.view)}
+        return generate_cid({**parts, "declared": declared_json(self.declared)})
 
     def reads_for(self, fields: Collection[str] | None) -> frozenset[str]:
         """The fields of the source that only these fields of the view need (None: all of them)."""
@@ -73,8 +89,8 @@ class FieldsLens(Lens[S, V]):
 
     def _rules_of(self, fields: Collection[str] | None) -> list[Rule]:
         if fields is None or not self._keeps[1]:
-            return list(self._rules)
-        return [rule for rule in self._rules if rule.path.partition(".")[0] in fields]
+            return list(self.rules)
+        return [rule for rule in self.rules if rule.path.partition(".")[0] in fields]
 
     # -- sample by sample ------------------------------------------------------------------------------------
 
@@ -92,7 +108,7 @@ class FieldsLens(Lens[S, V]):
 
     def _change(self, view: V, source: S) -> S:
         values: dict[str, Any] = {}
-        for rule in self._rules:
+        for rule in self.rules:
             try:
                 value = operator.attrgetter(rule.path)(view)
                 if rule.source is None:
@@ -107,13 +123,19 @@ class FieldsLens(Lens[S, V]):
 
     # -- column by column ------------------------------------------------------------------------------------
 
-    def get_columns(self, columns: Mapping[str, Any], fields: Iterable[str] | None = None) -> dict[str, Any]:
-        """The columns of the views of many samples; see `Lens.get_columns`."""
+    @property
+    def by_columns(self) -> bool:
+        """Whether `get_columns` is possible: it is."""
+        return True
+
+    def _columns(self, columns: Mapping[str, Any], size: int, fields: Collection[str] | None) -> dict[str, Any]:
+        names = wanted(self.view, fields)
         if not self._keeps[1]:
-            return super().get_columns(columns, fields)
+            origins = {rule.source.partition(".")[0] for rule in self.rules if rule.source is not None}
+            views = [self.get_partial(types.SimpleNamespace(**part)) for part in parts_of(columns, origins, size)]
+            return {name: stack([getattr(view, name) for view in views]) for name in names}
         nodes = codec.plan(self.view).nodes
-        size = count(columns, self.reads_for(None))
-        return {name: self._column(name, nodes[name], columns, size) for name in wanted(self.view, fields)}
+        return {name: self._column(name, nodes[name], columns, size) for name in names}
 
     def _column(self, path: str, node: FieldType, columns: Mapping[str, Any], size: int) -> Any:
         rule = self._by_path.get(path)
@@ -196,7 +218,7 @@ class _Reader:
     """Makes views, or objects with some of their fields, of objects with the fields of the source."""
 
     def __init__(self, lens: FieldsLens[Any, Any], fields: frozenset[str] | None) -> None:
-        rules = lens._rules if fields is None else lens._rules_of(fields)
+        rules = lens.rules if fields is None else lens._rules_of(fields)
         moved = [rule for rule in rules if rule.source is not None]
         self._view = lens.view
         self._take = _taker([cast(str, rule.source) for rule in moved])

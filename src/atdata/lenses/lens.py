@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import sys
+import types
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from atdata.errors import LensError
-from atdata.lenses.columns import field_names, samples_of, stack, wanted
+from atdata.lenses.columns import count, field_names, parts_of, stack, wanted
 from atdata.lenses.reading import fields_read
 from atdata.lenses.signatures import check_putter, getter_types, local_names
 from atdata.samples.dictsample import DictSample
+from atdata.samples.packable import keeps_values
 
 if TYPE_CHECKING:
     from atdata.lenses.declaration import Amount
     from atdata.lenses.fields import FieldsLens
+    from atdata.lenses.references import CodeReference, LensReference
 
 __all__ = ["Lens"]
 
@@ -192,6 +195,11 @@ class Lens(Generic[S, V]):
         return (self,)
 
     @property
+    def functions(self) -> tuple[Callable[..., Any], ...]:
+        """The getter and, where there is one, the putter; none when it is not made of functions itself."""
+        return (self._getter,) if self._putter is None else (self._getter, self._putter)
+
+    @property
     def editable(self) -> bool:
         """Whether `put` is possible: there is a putter."""
         return self._putter is not None
@@ -210,6 +218,11 @@ class Lens(Generic[S, V]):
         if self._reads is None and not issubclass(self.source, DictSample):
             self._reads = fields_read(self._getter, self.source)
         return self._reads
+
+    @property
+    def by_columns(self) -> bool:
+        """Whether `get_columns` is possible: it is unless a class that code reads computes its fields when made."""
+        return issubclass(self.source, DictSample) or keeps_values(self.source)
 
     def __repr__(self) -> str:
         return f"<Lens {self.name}: {self.source.__name__} -> {self.view.__name__}>"
@@ -270,14 +283,31 @@ class Lens(Generic[S, V]):
 
         Args:
             columns: for each field of `reads` (all fields of a `DictSample`), its values: an array of shape
-                (samples, …), or a list.
+                (samples, …), or a list. One column at least, also where no field is read.
             fields: the fields of the view that are wanted; all by default.
 
         Returns:
             For each field an array of shape (samples, …) where all values are arrays of one dtype and shape, else a
             list. May share memory with `columns`.
+
+        Raises:
+            LensError: it is not `by_columns`.
+            LensValueError: a declared lens cannot carry a value over.
         """
-        views = [self.get_partial(part) for part in samples_of(columns, self.reads, self.source)]
+        for part in self.parts:
+            if not part.by_columns:
+                raise LensError(
+                    f"{part.name} cannot read columns: {part.source.__name__} computes its fields when it is made, and "
+                    "so cannot be made of them again; read it sample by sample"
+                )
+        asked = None if fields is None else list(fields)
+        return self._columns(columns, count(columns, self.reads_for(asked) or ()), asked)
+
+    def _columns(self, columns: Mapping[str, Any], size: int, fields: Collection[str] | None) -> dict[str, Any]:
+        """`get_columns` of `size` samples."""
+        make: Any = self.source if self.reads is None or len(self.reads) == len(field_names(self.source)) else _Part
+        parts = parts_of(columns, columns if self.reads is None else self.reads, size)
+        views = [self.get_partial(make(**part)) for part in parts]
         if issubclass(self.view, DictSample):
             names = dict.fromkeys(name for view in views for name in view) if fields is None else fields  # type: ignore[attr-defined]
             return {name: stack([view[name] for view in views]) for name in names}  # type: ignore[index]
@@ -302,6 +332,58 @@ class Lens(Generic[S, V]):
             raise LensError(f"{self.name} gave {type(view).__name__}, not {self.view.__name__}")
         return view
 
+    # -- as a record -----------------------------------------------------------------------------------------
+
+    def to_record(self, code: CodeReference | None = None) -> dict[str, Any]:
+        """The lens as JSON values: what is declared, or where the code of functions is and the hash of their text.
+
+        Args:
+            code: for functions, the repository, commit and file where others find them.
+
+        Raises:
+            LensError: it is composed of others (store those), or the text of its functions is not to be had.
+        """
+        from atdata.lenses.records import record_of
+
+        return record_of(self, code)
+
+    def to_network_record(
+        self, source_schema: str, view_schema: str, created_at: str, code: CodeReference | None = None
+    ) -> dict[str, Any]:
+        """A `science.alt.dataset.lens` record, as JSON values without floats.
+
+        Args:
+            source_schema: the AT URI of the source's schema.
+            view_schema: the AT URI of the view's schema.
+            created_at: an ISO 8601 time with a time zone.
+            code: for functions, the repository, commit and file where others find them.
+
+        Raises:
+            LensError: as `to_record`; or it is code, and `code` is missing.
+        """
+        from atdata.lenses.records import network_record_of
+
+        return network_record_of(self, source_schema, view_schema, created_at, code)
+
+    @staticmethod
+    def from_record(record: Mapping[str, Any], source: type[A], view: type[B]) -> Lens[A, B] | LensReference:
+        """The declared lens in a record; of a lens that is code, a reference that says what to do.
+
+        The record may come from a stranger: only known operations are read, sizes are bounded, and nothing is imported
+        or executed.
+
+        Args:
+            record: the local or the network form, from this or another implementation.
+            source: the class of the source's schema.
+            view: the class of the view's schema.
+
+        Raises:
+            LensRecordError: the record is malformed, or it is for other classes; the message names the field.
+        """
+        from atdata.lenses.records import lens_of
+
+        return lens_of(record, source, view)
+
     # -- composition -----------------------------------------------------------------------------------------
 
     def __or__(self, other: Lens[V, A]) -> Lens[S, A]:
@@ -318,17 +400,32 @@ class Lens(Generic[S, V]):
 
         return compose(other, self)
 
+    def __eq__(self, other: object) -> bool:
+        return type(other) is Lens and self.functions == other.functions
+
+    def __hash__(self) -> int:
+        return hash(self._getter)
+
+    def __copy__(self) -> Lens[S, V]:
+        return self
+
+    def __deepcopy__(self, memo: Any) -> Lens[S, V]:
+        return self
+
     def __reduce__(self) -> Any:
         # A function under `@atdata.lens` is found by the lens's name, since its own leads to the lens.
         if _is_at(self, self):
             return self.__qualname__
-        functions = (self._getter,) if self._putter is None else (self._getter, self._putter)
-        if all(_is_at(f, f) for f in functions):
-            return (Lens, functions)
+        if all(_is_at(f, f) for f in self.functions):
+            return (Lens, self.functions)
         raise LensError(
             f"{self.name} cannot be sent to another process, which would not find it at {self.place}: define it at the "
             "top of a module, and not inside of a function, or declare it with atdata.Lens.fields"
         )
+
+
+class _Part(types.SimpleNamespace):
+    """Some fields of a sample."""
 
 
 def _is_at(found: Any, named: Any) -> bool:
