@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import multiprocessing
-import os
 import pickle
-import select
-import signal
 import threading
 import time
 import urllib.request
-import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +22,7 @@ from atdata.errors import AtdataError, ForkError, StoreError
 from atdata.stores.cache import Cache
 from atdata.stores.opening import open_store
 from atdata.stores.s3 import S3DataStore
+from forking import in_fork
 from servers.rgw import S3Server
 
 
@@ -38,37 +35,6 @@ def store(rgw: S3Server, bucket: str) -> S3DataStore:
 def place(store: S3DataStore) -> str:
     store.write_shards(atdata.Dataset.from_samples(digits(25), Digit), prefix="v1", maxcount=10)
     return f"{store.base}v1"
-
-
-class _HungError(Exception):
-    """The child did not answer within the watchdog's time."""
-
-
-def in_fork(work: Callable[[], str], seconds: float = 20.0) -> str:
-    """What `work` gives in a forked child, or the type and text of its error; a child that hangs is killed."""
-    receive, send = os.pipe()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of later Pythons, about forks of threaded processes
-        pid = os.fork()
-    if pid == 0:
-        with contextlib.suppress(BaseException):
-            os.close(receive)
-            try:
-                answer = work()
-            except BaseException as error:
-                answer = f"{type(error).__name__}: {error}"
-            os.write(send, answer.encode()[:60_000])
-        os._exit(0)
-    os.close(send)
-    try:
-        ready, _, _ = select.select([receive], [], [], seconds)
-        if not ready:
-            os.kill(pid, signal.SIGKILL)
-            raise _HungError
-        return os.read(receive, 65_536).decode()
-    finally:
-        os.close(receive)
-        os.waitpid(pid, 0)
 
 
 def test_forked_after_reading(store: S3DataStore, place: str) -> None:
@@ -153,15 +119,18 @@ def test_an_iteration_that_crosses_a_fork(store: S3DataStore, place: str) -> Non
     assert [sample.label for sample in found] == list(range(1, 25))
 
 
-def test_forks_while_threads_read(store: S3DataStore, place: str, tmp_path: Path) -> None:
-    """A fork meets the parent's threads in the middle of anything."""
+def test_forks_while_threads_read(store: S3DataStore, tmp_path: Path) -> None:
+    """A fork meets the parent's threads in the middle of anything; of what takes long, in particular."""
+    labels = list(range(5000))
+    store.write_shards(atdata.Dataset.from_samples(digits(5000), Digit), prefix="many")
+    place = f"{store.base}many"
     stop = threading.Event()
 
     def read(number: int) -> None:
         while not stop.is_set():
             ds = atdata.Dataset[Digit](place, store=store, cache=tmp_path / f"{number}-{time.monotonic_ns()}")
-            assert labels_of(ds) == list(range(25))
             assert ds.get("000000013").label == 13
+            assert labels_of(ds.take(20)) == labels[:20]
 
     with ThreadPoolExecutor(4) as pool:
         readers = [pool.submit(read, number) for number in range(4)]
@@ -169,11 +138,22 @@ def test_forks_while_threads_read(store: S3DataStore, place: str, tmp_path: Path
             for number in range(20):
                 cache = tmp_path / "shared" if number % 2 else None
                 answer = in_fork(lambda cache=cache: str(labels_of(atdata.Dataset(place, store=store, cache=cache))))
-                assert answer == str(list(range(25)))
+                assert answer == str(labels)
         finally:
             stop.set()
         for reader in readers:
             reader.result(60)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")  # of later Pythons, about threaded processes
+def test_workers_of_pytorch_as_it_comes(rgw: S3Server, place: str, bucket: str) -> None:
+    import torch
+
+    loader_of = partial(torch.utils.data.DataLoader, batch_size=None, shuffle=False)
+    ds = atdata.Dataset[Digit](place, store=S3DataStore(rgw.credentials, bucket=bucket))  # which cannot be pickled
+    assert [sample.label for sample in loader_of(ds, num_workers=0)] == list(range(25))
+    for _ in range(2):
+        assert [sample.label for sample in loader_of(ds, num_workers=2, timeout=60)] == list(range(25))
 
 
 def test_a_fork_that_waits_for_its_parent_to_fetch_a_shard(tmp_path: Path) -> None:

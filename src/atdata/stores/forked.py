@@ -85,6 +85,7 @@ class _Wanted:
         else:
             self.size = int(length)
         if self.method == "HEAD":
+            answer.read()  # nothing, which ends it
             return
         end = self.got + int(length)
         if self.stop is not None and end > self.stop - self.start:

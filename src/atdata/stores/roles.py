@@ -94,7 +94,7 @@ class RoleKeys:
         names = ("AccessKeyId", "SecretAccessKey", "SessionToken", "Expiration")
         found = dict(re.findall(f"<({'|'.join(names)})>([^<]+)<", text))
         access, secret, token, expires = (found[name] for name in names)
-        return Keys(access, secret, token), datetime.fromisoformat(expires)
+        return Keys(access, secret, token or None), datetime.fromisoformat(expires)
 
 
 def _asked(url: str, headers: dict[str, str] | None = None, *, method: str = "GET") -> str:
@@ -109,5 +109,5 @@ def _asked(url: str, headers: dict[str, str] | None = None, *, method: str = "GE
 def _told(text: str) -> tuple[Keys, datetime]:
     """Keys from the JSON that containers and machines get."""
     told: dict[str, Any] = json.loads(text)
-    keys = Keys(told["AccessKeyId"], told["SecretAccessKey"], told["Token"])
+    keys = Keys(told["AccessKeyId"], told["SecretAccessKey"], told["Token"] or None)
     return keys, datetime.fromisoformat(told["Expiration"])
