@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from query_samples import LONG, POOLS, Question, Row, questions, row, rows
+from query_samples import LONG, POOLS, Question, Row, question, questions, row, rows
 
 import atdata
 from atdata.datasets.query import Fields, as_predicate
@@ -21,7 +21,8 @@ from atdata.datasets.query_tree import Instant, Predicate
 from atdata.datasets.steps import selected_type
 from atdata.errors import QueryError
 from atdata.samples.schema import Schema
-from atdata.shards.manifest import Manifest, read_manifest
+from atdata.shards.manifest import read_manifest
+from atdata.shards.manifest_columns import ManifestColumns
 from atdata.stores.base import WrittenShards
 from atdata.stores.record import FieldStats
 
@@ -35,13 +36,13 @@ def written(samples: list[Any], sample_type: type, root: str, **options: Any) ->
     return atdata.LocalDiskStore(root).write_shards(ds, prefix="v1", **options)
 
 
-def manifest_of(url: str) -> Manifest:
+def manifest_of(url: str) -> ManifestColumns:
     manifest = read_manifest(Path(url.removesuffix(".tar") + ".manifest.parquet").read_bytes())
     assert manifest is not None
-    return manifest
+    return ManifestColumns.of(manifest)
 
 
-def candidates(predicate: Predicate, manifest: Manifest, sample_type: type) -> Candidates:
+def candidates(predicate: Predicate, manifest: ManifestColumns, sample_type: type) -> Candidates:
     return column_matcher(predicate, sample_type)(manifest)
 
 
@@ -62,6 +63,7 @@ def test_samples_are_matched_as_python_matches_them(samples: list[Row], asked: Q
 
 @given(st.lists(rows(), min_size=1, max_size=12), st.lists(questions(), min_size=20, max_size=20))
 @SLOW
+@example([row(real=-0.0), row(real=0.0), row(real=1.0)], [question(F, "real", "isin", [zero]) for zero in (0, -0.0)])
 def test_manifests_are_matched_as_python_matches_samples(samples: list[Row], several: list[Question]) -> None:
     with tempfile.TemporaryDirectory() as root:
         manifest = manifest_of(written(samples, Row, root)[0])

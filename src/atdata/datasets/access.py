@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import contextlib
 import functools
 import hashlib
 import itertools
@@ -12,6 +13,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, Literal, NamedTuple, TypeVar
 
@@ -21,6 +23,7 @@ from atdata.datasets.sources import DataSource, Located, ShardRef, is_source
 from atdata.errors import DatasetNotFoundError, IntegrityError
 from atdata.shards.compression import compression
 from atdata.shards.manifest import Manifest, manifest_name, read_manifest
+from atdata.shards.manifest_columns import ManifestColumns, read_columns
 from atdata.shards.reader import BufferShard, Shard, StreamShard
 from atdata.stores.base import StoredObject
 from atdata.stores.cache import Cache
@@ -31,6 +34,7 @@ from atdata.stores.opening import Opening
 __all__ = ["Access", "Opened", "Verify"]
 
 T = TypeVar("T")
+M = TypeVar("M", Manifest, ManifestColumns)
 Verify = Literal["first", "always", "never"]
 
 _OPEN = 64  # shards kept open
@@ -130,13 +134,22 @@ class Access:
             raise
         return self.found_good(number, found)
 
-    def manifest(self, number: int) -> Manifest | None:
-        """What lies where in shard `number`; none of the shard itself is brought here for that."""
+    def columns(self, number: int, fields: Iterable[str]) -> ManifestColumns | None:
+        """What the manifest of shard `number` says of some fields; None where there is no manifest.
+
+        A shard that is not open stays so, unless it lies on a server and its manifest will be needed to read from it.
+        """
         ref = self.refs[number]
-        if self._cache is None or ref.info is None or self._opening.path(ref.url) is not None:
-            return self.current(number).shard.manifest
         kept = self._recall(number)
-        return self._manifest(ref, ref.info.size) if kept is None else kept.shard.manifest
+        if kept is None and self._cache is None and self._opening.path(ref.url) is None:
+            kept = self.current(number)
+        if kept is not None:
+            manifest = kept.shard.manifest
+            return None if manifest is None else ManifestColumns.of(manifest)
+        file = self._opening.open(ref.url, None if ref.info is None else ref.info.size)
+        with file if isinstance(file, LocalObject) else contextlib.nullcontext():
+            self._check_size(ref, file.size)
+            return self._beside(ref, file.size, partial(read_columns, fields=fields))
 
     def each(self, shards: Iterable[int], job: Callable[[int], T]) -> Generator[T, None, None]:
         """What a job gives for each of these shards, in their order; it is done for several at a time."""
@@ -280,6 +293,10 @@ class Access:
             )
 
     def _manifest(self, ref: ShardRef, size: int) -> Manifest | None:
+        return self._beside(ref, size, read_manifest)
+
+    def _beside(self, ref: ShardRef, size: int, read: Callable[..., M | None]) -> M | None:
+        """What is read of the manifest beside a shard of that size; None where there is none."""
         shard = self._opening.address(ref.url)
         name = manifest_name(shard.rpartition("/")[2])
         info = None if ref.info is None else ref.info.manifest
@@ -303,7 +320,7 @@ class Access:
                     expected=info.sha256,
                     got=got,
                 )
-        manifest = read_manifest(data, url=url, shard_size=size)
+        manifest = read(data, url=url, shard_size=size)
         if manifest is not None and ref.info is not None and (
             len(manifest) != ref.info.samples or manifest.shard_sha256 != ref.info.sha256
         ):  # fmt: skip

@@ -25,7 +25,7 @@ from atdata.samples.dictsample import DictSample
 from atdata.samples.encode import kind_of
 from atdata.samples.fields import Array, LiteralOf, OptionalOf
 from atdata.samples.packable import keeps_values
-from atdata.shards.manifest import Manifest
+from atdata.shards.manifest_columns import ManifestColumns
 
 __all__ = ["Candidates", "Mask", "column_matcher", "matcher"]
 
@@ -54,7 +54,7 @@ class _Columns(NamedTuple):
 _Mask = Callable[[_Columns], Mask]
 
 
-def column_matcher(predicate: Predicate, sample_type: type) -> Callable[[Manifest], Candidates]:
+def column_matcher(predicate: Predicate, sample_type: type) -> Callable[[ManifestColumns], Candidates]:
     """A function that gives the rows of a shard that match, as far as its manifest can tell.
 
     It raises `QueryError` where a time with a zone would have to be compared with one without.
@@ -65,7 +65,7 @@ def column_matcher(predicate: Predicate, sample_type: type) -> Callable[[Manifes
     """
     mask = fold(predicate, _test_mask, _all_masks, _any_mask)
 
-    def match(manifest: Manifest) -> Candidates:
+    def match(manifest: ManifestColumns) -> Candidates:
         arrays = {name: _column(manifest, sample_type, name) for name in predicate.fields}
         return Candidates(mask(_Columns(arrays, len(manifest))), None not in arrays.values())
 
@@ -89,7 +89,7 @@ _ARROW: dict[type, tuple[pa.DataType, ...]] = {
 }
 
 
-def _column(manifest: Manifest, sample_type: type, name: str) -> pa.Array | None:
+def _column(manifest: ManifestColumns, sample_type: type, name: str) -> pa.Array | None:
     """The column to ask about a field: of its values, or for arrays of where they lie. None where there is none."""
     if issubclass(sample_type, DictSample) or not keeps_values(sample_type):
         return None
@@ -190,6 +190,8 @@ def _comparison(one: Test, kind: pa.DataType) -> Callable[[pa.Array], Any] | boo
         fitting = [value[1] for value in exact if not isinstance(value, bool)]
         if not fitting:
             return False
+        if pa.types.is_floating(kind) and 0.0 in fitting:
+            fitting += [0.0, -0.0]  # equal, but not to Arrow's tables of hashes
         among = _array(fitting, kind)
         return lambda column: pc.is_in(column, among)
     found = _exact(one.operator, one.value, kind)

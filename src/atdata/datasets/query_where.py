@@ -54,7 +54,7 @@ class Where(NarrowingStep):
         match = column_matcher(self.predicate, view.stored_type)
 
         def by_manifest(shard: int) -> Candidates | None:
-            manifest = view.access.manifest(shard)
+            manifest = view.access.columns(shard, self.predicate.fields)
             try:
                 return None if manifest is None else match(manifest)
             except AtdataError as error:

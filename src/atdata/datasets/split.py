@@ -125,9 +125,12 @@ class Split(NarrowingStep):
 
 
 def _keys(access: Access, number: int, rows: Rows) -> list[str]:
-    manifest = access.manifest(number)
+    manifest = access.columns(number, ["__key__"])
     if manifest is None:
         shard = access.current(number).shard
         return [shard.key(row) for row in rows]
-    keys = manifest.keys
-    return keys[rows.start : rows.stop] if isinstance(rows, range) else [keys[row] for row in rows.tolist()]
+    column = manifest.table["__key__"]
+    if isinstance(rows, range):
+        return list(column.slice(rows.start, len(rows)).to_pylist())
+    keys = column.to_pylist()
+    return [keys[row] for row in rows.tolist()]

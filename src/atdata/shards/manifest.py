@@ -21,10 +21,11 @@ metadata has `atdata` (JSON): format version, size and SHA-256 of the shard, and
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, TypedDict
 
@@ -413,33 +414,48 @@ def read_manifest(data: bytes, *, url: str | None = None, shard_size: int | None
     Raises:
         ManifestError: it is no Parquet file, or says what cannot be.
     """
-    try:
-        file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
-        raw = (file.schema_arrow.metadata or {}).get(b"atdata")
-        if raw is None:
+    with _reading(url):
+        opened = _opened(data, url, shard_size)
+        if opened is None:
             return None
-        stated = msgspec.json.decode(raw, type=dict[str, Any])
-        if stated.get("format") != FORMAT:
-            raise ManifestError(
-                f"the manifest has format {stated.get('format')}, this version reads {FORMAT}: update atdata, or "
-                "rebuild it with `atdata manifest build`",
-                url=url,
-            )
-        meta = msgspec.convert(stated, _Meta)
-        if shard_size is not None and meta["shard_size"] != shard_size:
-            raise ManifestError(
-                f"the manifest belongs to a shard of {meta['shard_size']} bytes, this one has {shard_size}: "
-                "rebuild it with `atdata manifest build`",
-                url=url,
-            )
-        _check_schema(file, meta)
+        file, meta = opened
         manifest = Manifest(file.read(), meta)
         _check(manifest)
+        return manifest
+
+
+@contextlib.contextmanager
+def _reading(url: str | None) -> Iterator[None]:
+    try:
+        yield
     except ManifestError:
         raise
     except Exception as error:  # whatever a hostile file brings about in the parsers
         raise ManifestError(f"the manifest cannot be read: {error}", url=url) from None
-    return manifest
+
+
+def _opened(data: bytes, url: str | None, shard_size: int | None) -> tuple[pq.ParquetFile, _Meta] | None:
+    """The file with what it says of itself, its columns those that a manifest has; None when it is none of atdata's."""
+    file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
+    raw = (file.schema_arrow.metadata or {}).get(b"atdata")
+    if raw is None:
+        return None
+    stated = msgspec.json.decode(raw, type=dict[str, Any])
+    if stated.get("format") != FORMAT:
+        raise ManifestError(
+            f"the manifest has format {stated.get('format')}, this version reads {FORMAT}: update atdata, or "
+            "rebuild it with `atdata manifest build`",
+            url=url,
+        )
+    meta = msgspec.convert(stated, _Meta)
+    if shard_size is not None and meta["shard_size"] != shard_size:
+        raise ManifestError(
+            f"the manifest belongs to a shard of {meta['shard_size']} bytes, this one has {shard_size}: "
+            "rebuild it with `atdata manifest build`",
+            url=url,
+        )
+    _check_schema(file, meta)
+    return file, meta
 
 
 class _ArrayMeta(TypedDict):
