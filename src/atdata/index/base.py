@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from atdata.datasets.sources import Located, ShardRef
 from atdata.samples.schema import Schema
-from atdata.stores.base import WrittenShards
-from atdata.stores.record import CommitRecord
 
 if TYPE_CHECKING:
     from atdata.datasets.access import Verify
@@ -171,13 +169,10 @@ class DatasetEntry:
             verify: see `Dataset`.
             cache: see `Dataset`.
         """
-        from atdata.datasets.dataset import Dataset
-        from atdata.index.routing import store_for
+        from atdata.index.routing import dataset_of
 
-        urls = self.data_urls
-        record = CommitRecord(self.schema, tuple(ref.info for ref in self.shards if ref.info is not None))
-        reader = store_for(self._store if store is None else store, urls)
-        return Dataset(WrittenShards(urls, record), sample_type=sample_type, store=reader, verify=verify, cache=cache)
+        store = self._store if store is None else store
+        return dataset_of(self.located, sample_type, store=store, verify=verify, cache=cache)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, DatasetEntry) and self._plain == other._plain

@@ -13,6 +13,7 @@ from atdata.errors import CatalogError, EntryFormError, StoreError
 from atdata.index.backend import Backend, VersionRow
 from atdata.index.base import DatasetEntry
 from atdata.index.details import Details
+from atdata.index.diff import DatasetDiff, diff
 from atdata.index.entries import Entries
 from atdata.index.garbage import Garbage, collect
 from atdata.index.names import check_label, check_name, parse_ref, parse_schema_ref
@@ -66,7 +67,7 @@ class LocalIndex:
         self._store = LocalDiskStore() if store is None and in_file else store
         self._schemas = Schemas(self._backend)
         self._entries = Entries(self._backend, self._schemas, self._store)
-        self._writing = Writing(self._backend, self._schemas, self._entries)
+        self._writing = Writing(self._backend, self._schemas, self._entries, self._store)
 
     def __repr__(self) -> str:
         return f"LocalIndex({self.url!r}, store={self._store!r})"
@@ -281,6 +282,20 @@ class LocalIndex:
         if text.strip() and not words:
             return iter(())  # no letter and no digit: nothing is found by that
         return self._pages(lambda after: self._backend.latest(after, _PAGE, words=words, tags=tags, schema=of))
+
+    def diff(self, old: str, new: str) -> DatasetDiff:
+        """Which samples were added, removed and changed from one version to another, by key and digest.
+
+        Manifests tell; only shards without one are read.
+
+        Args:
+            old: a reference, as for `get_dataset`.
+            new: another one.
+
+        Raises:
+            EntryNotFoundError: one of them is not there.
+        """
+        return diff(self.get_dataset(old).dataset(), self.get_dataset(new).dataset())
 
     def _pages(self, following: Callable[[str], list[VersionRow]]) -> Iterator[DatasetEntry]:
         page = following("")

@@ -5,14 +5,31 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from atdata.datasets.dataset import Dataset
+from atdata.datasets.sources import Located
 from atdata.errors import StoreError
-from atdata.stores.base import DataStore, StoredObject, Transaction
+from atdata.stores.base import DataStore, StoredObject, Transaction, WrittenShards
 from atdata.stores.disk import LocalDiskStore
 from atdata.stores.opening import Opening
+from atdata.stores.record import CommitRecord
 
-__all__ = ["store_for"]
+__all__ = ["dataset_of", "store_for"]
 
 _PLAIN = ("file", "s3", "gs", "az", "memory", "http", "https")
+
+
+def dataset_of(located: Located, sample_type: type | None = None, *, store: Any, **options: Any) -> Dataset[Any]:
+    """The dataset of shards that are known, each read by the store it lies in or by what its URL is.
+
+    Args:
+        located: the shards, with what is recorded of each, and the schema.
+        sample_type: the class of the samples; by default built from the schema.
+        store: a store whose credentials are used for the shards that lie in it; None for none.
+        options: passed to `Dataset`.
+    """
+    urls = [ref.url for ref in located.shards]
+    record = CommitRecord(located.schema, tuple(ref.info for ref in located.shards if ref.info is not None))
+    return Dataset(WrittenShards(urls, record), sample_type=sample_type, store=store_for(store, urls), **options)
 
 
 def store_for(store: Any, urls: Sequence[str]) -> Any:

@@ -10,7 +10,7 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from atdata.errors import EntryExistsError, EntryNotFoundError
+from atdata.errors import CatalogError, EntryExistsError, EntryNotFoundError
 from atdata.index import tables
 from atdata.index.backend import Part, SchemaRow, VersionRow
 from atdata.index.engine import Database
@@ -103,6 +103,21 @@ class SqlBackend:
         self._add_part = insert(_parts).on_conflict_do_nothing()
         self._add_schema = insert(_schemas).on_conflict_do_nothing().returning(_schemas.c.id)
         prepare(self._database)
+
+    @classmethod
+    def on_server(cls, url: str) -> SqlBackend:
+        """An index in the PostgreSQL database at a URL.
+
+        Raises:
+            CatalogError: the URL is malformed, or the database cannot be opened.
+        """
+        try:
+            return cls(sa.make_url(url).set(drivername="postgresql"))
+        except (sa.exc.ArgumentError, ValueError):
+            raise CatalogError(
+                "the URL of the index cannot be read; write postgresql://user@host:port/database, with special "
+                "characters of the password percent-encoded"
+            ) from None
 
     @property
     def url(self) -> str:

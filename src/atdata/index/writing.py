@@ -44,12 +44,20 @@ class _Plan(NamedTuple):
 
 
 class Writing:
-    """Adds versions to a backend; names, versions and details were checked."""
+    """Adds versions to a backend; names, versions and details were checked.
 
-    def __init__(self, backend: Backend, schemas: Schemas, entries: Entries) -> None:
+    Args:
+        backend: what they are added to.
+        schemas: the schemas in it.
+        entries: the entries in it.
+        store: what shards are read with that lie in it.
+    """
+
+    def __init__(self, backend: Backend, schemas: Schemas, entries: Entries, store: Any) -> None:
         self._backend = backend
         self._schemas = schemas
         self._entries = entries
+        self._store = store
 
     # -- samples ---------------------------------------------------------------------------------------------
 
@@ -172,7 +180,7 @@ class Writing:
                 row = _row(name, latest.version, latest.version, plan, refs, parts, details)
                 if _says_the_same(row, latest):
                     return self._entries.entry(latest)
-                change = change_between(self._entries.entry(latest).located, Located(refs, plan.schema))
+                change = change_between(self._entries.entry(latest).located, Located(refs, plan.schema), self._store)
                 row = msgspec.structs.replace(row, version=Version(latest.version).after(change).text)
             else:
                 chosen = version or FIRST
