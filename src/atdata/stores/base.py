@@ -75,7 +75,7 @@ class WrittenShards(list[str]):
 
 
 class Sink(abc.ABC):
-    """A new object that exists when `close` returns, whole, or not at all."""
+    """A new object, which exists whole or not at all."""
 
     @abc.abstractmethod
     def write(self, data: bytes) -> None:
@@ -83,7 +83,7 @@ class Sink(abc.ABC):
 
     @abc.abstractmethod
     def close(self) -> None:
-        """Make the object durable; after this it is part of the transaction."""
+        """Say that these are all bytes: the object is part of the transaction, and durable before `commit` returns."""
 
     @abc.abstractmethod
     def abort(self) -> None:

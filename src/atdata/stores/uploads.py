@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import queue
 import re
 import threading
 import uuid
-from collections.abc import Collection, Iterator
+from collections import deque
+from collections.abc import Callable, Collection, Iterator
 from typing import TYPE_CHECKING
 
 from atdata.errors import AtdataError, DatasetExistsError, IntegrityError, StoreError
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ObjectTransaction"]
 
+_STRETCH = 1 << 20  # bytes handed over in one go
+_CLOSING = 4  # objects whose last bytes are under way
 _WRITTEN = r"shard-[0-9]{6,}\.(?:tar|manifest\.parquet|manifest\.json)"
 
 
@@ -28,54 +32,77 @@ class _Aborted(Exception):
     """Ends an upload from inside; obstore then aborts it on the server."""
 
 
-class _MultipartSink(Sink):
-    """A multipart upload that goes on while the bytes are still being made."""
+class _Upload(Sink):
+    """An object that goes to the server while its bytes are still being made; a small one in one request.
 
-    def __init__(self, store: ObjectStore, key: str, *, fresh: bool) -> None:
+    Args:
+        store: where to.
+        key: its key.
+        fresh: nothing was there before.
+        closed: told when all bytes were given, while the last of them may still be under way.
+    """
+
+    def __init__(self, store: ObjectStore, key: str, *, fresh: bool, closed: Callable[[_Upload], None]) -> None:
         self._store = store
         self._key = key
-        self._fresh = fresh  # nothing was there before
+        self._fresh = fresh
+        self._closed = closed
         self._size = 0
-        self._queue: queue.Queue[bytes | _Aborted | None] = queue.Queue(2)
+        self._pieces: list[bytes] = []  # that wait for more: every step between threads takes time
+        self._waiting = 0
+        self._queue: queue.Queue[list[bytes] | _Aborted | None] = queue.Queue(2)
         self._error: BaseException | None = None
         self._open = True
         self._all_given = False
-        self._failed_early = False
-        self._thread = threading.Thread(target=self._upload, name="atdata-upload", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="atdata-upload", daemon=True)
         self._client = store.client
         self._thread.start()
 
-    def _upload(self) -> None:
+    def _run(self) -> None:
         try:
-            with self._store.errors(self._store.base + self._key):
-                self._client.put(self._key, self._parts(), chunk_size=PART, max_concurrency=PARTS)
+            try:
+                self._send()
+            except StoreError as error:
+                # Only the answer may have been lost.
+                if type(error) is not StoreError or not (self._fresh and self._all_given) or not self._arrived():
+                    raise
+            else:
+                self._check()
         except BaseException as error:  # raised in the writer's thread at its next call
-            self._failed_early = not self._all_given
             self._error = error
-            while self._failed_early and self._queue.get() is not None:  # so that no writer waits for ever
+            while not self._all_given and self._queue.get() is not None:  # so that no writer waits for ever
                 pass
 
-    def _parts(self) -> Iterator[bytes]:
+    def _send(self) -> None:
+        given = self._given()
+        first, size = [], 0
+        for piece in given:
+            first.append(piece)
+            size += len(piece)
+            if size > PART:
+                break
+        with self._store.errors(self._store.base + self._key):
+            if self._all_given:
+                self._client.put(self._key, b"".join(first), use_multipart=False)
+            else:
+                parts = itertools.chain(first, given)
+                del first
+                self._client.put(self._key, parts, chunk_size=PART, max_concurrency=PARTS)
+
+    def _given(self) -> Iterator[bytes]:
         while (item := self._queue.get()) is not None:
             if isinstance(item, _Aborted):
                 raise item
-            yield item
+            yield from item
         self._all_given = True
 
-    def write(self, data: bytes) -> None:
-        if self._error is not None:
-            raise self._error
-        self._queue.put(data)
-        self._size += len(data)
+    def _arrived(self) -> bool:
+        with contextlib.suppress(AtdataError):
+            return RemoteObject(self._store, self._store.base + self._key).size == self._size
+        return False
 
-    def close(self) -> None:
-        self._queue.put(None)
-        self._thread.join()
-        self._open = False
+    def _check(self) -> None:
         url = self._store.base + self._key
-        if self._error is not None:
-            self._whole_nonetheless(url)
-            return
         found = RemoteObject(self._store, url).size
         if found != self._size:
             raise IntegrityError(
@@ -85,14 +112,30 @@ class _MultipartSink(Sink):
                 got=found,
             )
 
-    def _whole_nonetheless(self, url: str) -> None:
-        """Raise the upload's error, unless all of it is there and only the answer that said so was lost."""
-        assert self._error is not None
-        if type(self._error) is StoreError and self._fresh and not self._failed_early:
-            with contextlib.suppress(AtdataError):
-                if RemoteObject(self._store, url).size == self._size:
-                    return
-        raise self._error
+    def write(self, data: bytes) -> None:
+        if self._error is not None:
+            raise self._error
+        self._pieces.append(data)
+        self._waiting += len(data)
+        self._size += len(data)
+        if self._waiting >= _STRETCH:
+            self._pass_on()
+
+    def _pass_on(self) -> None:
+        self._queue.put(self._pieces)
+        self._pieces, self._waiting = [], 0
+
+    def close(self) -> None:
+        self._pass_on()
+        self._queue.put(None)
+        self._open = False
+        self._closed(self)
+
+    def finish(self) -> None:
+        """Wait until the object is there; raises what went wrong."""
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
 
     def abort(self) -> None:
         if self._open:
@@ -113,6 +156,7 @@ class ObjectTransaction(Transaction):
         self._created: list[str] = []
         self._committed = False
         self._left: set[str] = set()  # keys that may be resumed
+        self._closing: deque[_Upload] = deque()
         self._claim = Claim(store, self._folder)
         try:
             old = store.get(self._folder + RECORD_NAME)
@@ -166,7 +210,17 @@ class ObjectTransaction(Transaction):
         key = self._into + name
         self._created.append(key)
         fresh = key not in self._left and (self._into != self._folder or not self._overwrite)
-        return _MultipartSink(self._store, key, fresh=fresh)
+        return _Upload(self._store, key, fresh=fresh, closed=self._finish_earlier)
+
+    def _finish_earlier(self, upload: _Upload) -> None:
+        """Let the end of an upload go on while the next object is made; not those of many."""
+        self._closing.append(upload)
+        if len(self._closing) > _CLOSING:
+            self._closing.popleft().finish()
+
+    def _finish_all(self) -> None:
+        while self._closing:
+            self._closing.popleft().finish()
 
     def left(self, name: str) -> RemoteObject | None:
         """What an unfinished write left under `name`; see `Transaction.left`."""
@@ -180,6 +234,7 @@ class ObjectTransaction(Transaction):
     def commit(self, record: CommitRecord | None) -> list[str]:
         """Make everything written the dataset at the prefix; the record comes last."""
         store, folder = self._store, self._folder
+        self._finish_all()
         self._claim.check()
         if self._into != folder:
             store.remove([folder + RECORD_NAME])
@@ -202,11 +257,19 @@ class ObjectTransaction(Transaction):
 
     def suspend(self) -> None:
         """Leave what was made to a writer that resumes; see `Transaction.suspend`."""
+        self._let_end()
         with contextlib.suppress(AtdataError):  # the server may be gone; the claim is void with this process
             self._claim.suspend()
 
+    def _let_end(self) -> None:
+        """Wait for what is under way, whatever comes of it: nothing may arrive later."""
+        while self._closing:
+            with contextlib.suppress(AtdataError):
+                self._closing.popleft().finish()
+
     def abort(self) -> None:
         """Leave the prefix as it was before."""
+        self._let_end()
         if self._committed:
             return
         # The server may be gone: the error that led here is raised anyway, and the next writer clears up.
