@@ -58,14 +58,16 @@ def locate(source: Any, opening: Opening | None = None) -> Located:
     """The shards that `source` means.
 
     Args:
-        source: URLs or paths in a list, a brace pattern, a glob, a folder or prefix with an `atdata.json`, one tar
-            file, or a `DataSource`.
+        source: URLs or paths in a list, a brace pattern, a glob, both in one, a folder or prefix with an `atdata.json`,
+            one tar file, or a `DataSource`; what was located before is given back.
         opening: how the URLs are opened; by default by what they are.
 
     Raises:
         DatasetNotFoundError: there is nothing there.
     """
     opening = opening or Opening()
+    if isinstance(source, Located):
+        return source
     if isinstance(source, WrittenShards) and _as_written(source):
         for url in source:
             path = opening.path(url)
@@ -106,13 +108,23 @@ def _from_text(text: str, opening: Opening) -> Located:
     if path is not None and os.path.exists(path):  # False too for what is too long to be a name
         return _from_folder(path) if os.path.isdir(path) else _from_list([text], opening)
     if "{" in text:
-        names = expand_braces(text)
-        return _from_list(names if far else list(itertools.chain.from_iterable(map(_glob, names))), opening)
-    if far and ".tar" not in text.rpartition("/")[2]:
+        found = [_matching(name, opening) for name in expand_braces(text)]
+        return _from_list(list(itertools.chain.from_iterable(found)), opening)
+    if far and ".tar" not in text.rpartition("/")[2] and not _is_pattern(text, opening):
         return _from_prefix(text, opening)
-    if far and glob.has_magic(text) and "?" not in text:
-        return _from_list(_listed(text, opening), opening)
-    return _from_list([text] if far else _glob(text), opening)
+    return _from_list(_matching(text, opening), opening)
+
+
+def _is_pattern(url: str, opening: Opening) -> bool:
+    """Whether a URL is a glob; on the web, `?` begins a query."""
+    return glob.has_magic(url) and (opening.object_store(url) is not None or "?" not in url)
+
+
+def _matching(text: str, opening: Opening) -> list[str]:
+    """What a path or URL without braces means: itself, or what matches it."""
+    if not opening.far(text):
+        return _glob(text)
+    return _listed(text, opening) if _is_pattern(text, opening) else [text]
 
 
 def _from_prefix(url: str, opening: Opening) -> Located:
@@ -125,22 +137,34 @@ def _from_prefix(url: str, opening: Opening) -> Located:
 
 
 def _listed(pattern: str, opening: Opening) -> list[str]:
-    """The objects that match a glob; `*` does not match a slash."""
+    """The objects that match a glob."""
     store = opening.object_store(pattern)
     if store is None:
         raise DatasetNotFoundError("web servers cannot be listed: give braces or a list of URLs", url=pattern)
-    fixed = pattern[len(store.base) :].split("*")[0].split("[")[0]
+    fixed = re.split(r"[*?\[]", pattern[len(store.base) :], maxsplit=1)[0]
     wanted = re.compile(glob_to_regex(pattern))
-    found = [url for url in store.list(fixed.rpartition("/")[0]) if wanted.fullmatch(url)]
+    found = [url for url in store.list(fixed.rpartition("/")[0]) if wanted.fullmatch(url) and not _is_beside(url)]
     if not found:
         raise DatasetNotFoundError("no object matches the pattern", url=pattern)
     return found
 
 
+def _is_beside(name: str) -> bool:
+    """Whether a file is no shard but what atdata lays beside shards, which `*` matches, too."""
+    return name.endswith((".manifest.parquet", ".manifest.json")) or name.rpartition("/")[2] == RECORD_NAME
+
+
 def glob_to_regex(pattern: str) -> str:
-    """The regular expression of a glob: `*` and `?` match anything but a slash, `[…]` one of some characters."""
+    """The regular expression of a glob.
+
+    `*` and `?` match anything but a slash, `[…]` one of some characters, and `**` as a whole part any folders.
+    """
     out, at = "", 0
     while at < len(pattern):
+        if pattern.startswith("**/", at) and pattern[at - 1 : at] in ("", "/"):
+            out += "(?:[^/]+/)*"
+            at += 3
+            continue
         char = pattern[at]
         at += 1
         end = pattern.find("]", at + 1)
@@ -159,10 +183,12 @@ def _glob(text: str) -> list[str]:
         return [text]
     # What is there by that very name is no pattern, also when it has brackets: `runs[1]/*.tar`.
     there = next((parent for parent in path.parents if os.path.exists(parent)), Path())
-    for folder in glob.glob(str(path.relative_to(there).parent), root_dir=there):
-        recover(there / folder)
-    found = sorted(glob.glob(str(path.relative_to(there)), root_dir=there))
-    found = [str(there / name) for name in found]
+    pattern = path.relative_to(there)
+    for folder in glob.iglob(str(pattern.parent), root_dir=there, recursive=True):
+        if os.path.isdir(there / folder):
+            recover(there / folder)
+    found = sorted(glob.glob(str(pattern), root_dir=there, recursive=True))
+    found = [str(there / name) for name in found if not _is_beside(name)]
     if not found:
         raise DatasetNotFoundError("no file matches the pattern", url=text)
     return found
@@ -172,7 +198,7 @@ def _from_folder(folder: Path) -> Located:
     record = _record_in(folder)
     if record is None:
         tars = sum(1 for name in os.listdir(folder) if ".tar" in name)
-        hint = f"; it holds {tars} tar files: name them as '{folder}/*.tar'" if tars else ""
+        hint = f"; it holds {tars} tar files: name them as '{folder}/*.tar', or use load_dataset" if tars else ""
         raise DatasetNotFoundError(f"there is no dataset in this folder (no {RECORD_NAME}){hint}", url=str(folder))
     refs = tuple(ShardRef(str(folder.absolute() / info.name), info) for info in record.shards)
     return Located(refs, record.schema, record)
