@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from atdata.datasets.query import fields
     from atdata.datasets.sources import DataSource
     from atdata.errors import AtdataError
+    from atdata.index.load import load_dataset
     from atdata.index.local import LocalIndex
+    from atdata.index.splits import DatasetDict
     from atdata.lenses.lens import Lens
     from atdata.lenses.network import LensNetwork, lens
     from atdata.samples.dictsample import DictSample
@@ -35,6 +37,7 @@ _HOMES = {
     "AtdataError": "atdata.errors",
     "DataSource": "atdata.datasets.sources",
     "Dataset": "atdata.datasets.dataset",
+    "DatasetDict": "atdata.index.splits",
     "DictSample": "atdata.samples.dictsample",
     "Image": "atdata.samples.images",
     "Lens": "atdata.lenses.lens",
@@ -50,6 +53,7 @@ _HOMES = {
     "fields": "atdata.datasets.query",
     "generate_cid": "atdata.cid",
     "lens": "atdata.lenses.network",
+    "load_dataset": "atdata.index.load",
     "open_store": "atdata.stores.opening",
     "pack": "atdata.samples.packable",
     "packable": "atdata.samples.packable",
@@ -62,6 +66,7 @@ __all__ = [
     "AtdataError",
     "DataSource",
     "Dataset",
+    "DatasetDict",
     "DictSample",
     "Image",
     "Lens",
@@ -77,6 +82,7 @@ __all__ = [
     "fields",
     "generate_cid",
     "lens",
+    "load_dataset",
     "open_store",
     "pack",
     "packable",

@@ -17,7 +17,7 @@ from atdata.datasets.dataset import Dataset
 from atdata.errors import SplitError, SplitNotFoundError
 from atdata.stores.http import public_url
 
-__all__ = ["DatasetDict", "Grouping", "canonical", "common_folder", "group", "splits_in"]
+__all__ = ["DatasetDict", "Grouping", "canonical", "common_folder", "group", "matching", "missing", "splits_in"]
 
 _WORDS = {
     "train": ("train", "training"),
@@ -43,10 +43,10 @@ class DatasetDict(dict[str, Dataset[Any]]):
     """
 
     def __missing__(self, name: str) -> Dataset[Any]:
-        known = canonical(name) if isinstance(name, str) else name
-        if known in self:
-            return self[known]
-        raise missing(name, self)
+        known = matching(name, self)
+        if known is None:
+            raise missing(name, self)
+        return self[known]
 
     def __repr__(self) -> str:
         width = max(map(len, self), default=0) + 1
@@ -61,7 +61,7 @@ def canonical(name: str) -> str:
         >>> canonical("val"), canonical("Training"), canonical("holdout")
         ('validation', 'train', 'holdout')
     """
-    return _SPLIT_OF.get(name.lower(), name)
+    return _SPLIT_OF.get(name.lower(), name) if isinstance(name, str) else name
 
 
 def splits_in(name: str) -> set[str]:
@@ -91,10 +91,16 @@ class Grouping(NamedTuple):
         Raises:
             SplitNotFoundError: there is none; the message says which there are.
         """
-        found = self.splits.get(canonical(split))
-        if found is None:
+        name = matching(split, self.splits)
+        if name is None:
             raise missing(split, self.splits, named=self.named, url=url)
-        return found
+        return self.splits[name]
+
+
+def matching(split: str, names: Iterable[str]) -> str | None:
+    """The one of these names that means that split; None when there is none."""
+    known = list(names)
+    return split if split in known else next((n for n in known if canonical(n) == canonical(split)), None)
 
 
 def missing(split: str, there: Iterable[str], *, named: bool = True, url: str | None = None) -> SplitNotFoundError:
