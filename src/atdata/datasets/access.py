@@ -11,14 +11,17 @@ import os
 import tempfile
 import threading
 from collections import OrderedDict
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import IO, Any, Literal, NamedTuple, TypeVar
 
+import numpy as np
+
 from atdata.datasets import checks
 from atdata.datasets.remote import RemoteShard
+from atdata.datasets.selection import Places
 from atdata.datasets.sources import DataSource, Located, ShardRef, is_source
 from atdata.errors import DatasetNotFoundError, IntegrityError
 from atdata.shards.compression import compression
@@ -374,8 +377,20 @@ class Access:
         # Without a manifest or a cache, a shard on a server would be brought whole for every sample.
         return ref.info.manifest is not None or self._cache is not None or self._opening.path(ref.url) is not None
 
-    def learn(self, number: int, count: int) -> None:
-        """Take note that shard `number` gave `count` samples, so that nobody has to count them."""
+    def check_count(self, number: int, count: int) -> None:
+        """Shard `number` was read to its end, and gave `count` samples.
+
+        Raises:
+            IntegrityError: its record says another number.
+        """
+        ref = self.refs[number]
+        if ref.info is not None and ref.info.samples != count:
+            raise IntegrityError(
+                f"the shard gave {count} samples, its record says {ref.info.samples}",
+                url=ref.url,
+                expected=ref.info.samples,
+                got=count,
+            )
         self._seen[number] = count
         if self._counts is None and len(self._seen) == len(self.refs):
             self._counts = list(itertools.accumulate(self._seen[n] for n in range(len(self.refs))))
@@ -395,13 +410,12 @@ class Access:
         counts = self._counts or self.counts()
         return counts[-1] if counts else 0
 
-    def find(self, key: str) -> tuple[int, int] | None:
-        """Shard number and row of the first sample with that key."""
+    def find(self, key: str) -> Iterator[tuple[int, int]]:
+        """Shard number and row of the first sample with that key in each shard that has one."""
         for number in range(len(self.refs)):
             row = self._open(number).shard.find(key)
             if row is not None:
-                return number, row
-        return None
+                yield number, row
 
     def shard(self, number: int, *, whole: bool = False) -> Shard:
         """Shard `number`, checked as a whole before it is given out when `whole` says so."""
@@ -431,26 +445,19 @@ class Access:
             return sample
         raise IntegrityError("the shard has fewer samples than before", url=shard.url)
 
-    def rows(self, indices: Sequence[int], sample_type: type) -> Iterator[tuple[str, Any]]:
-        """Keys and samples of these numbers; of a shard that can only be read through, in one pass."""
-        places = [self.place(index) for index in indices]
-        for number, run in itertools.groupby(places, lambda place: place[0]):
-            rows = [row for _, row in run]
-            shard = self._open(number).shard
-            if len(rows) == 1 or isinstance(shard, BufferShard):
-                for row in rows:
-                    yield self.key(number, row), self.row(number, row, sample_type)
-                continue
-            if not isinstance(shard, RemoteShard):
-                shard = self._whole(number)
-            first, wanted = min(rows), set(rows)
-            found = {
-                row: pair
-                for row, pair in enumerate(shard.keyed(sample_type, first, max(rows) + 1), first)
-                if row in wanted
-            }
-            for row in rows:
-                yield found[row]
+    def rows(self, places: Places, sample_type: type) -> Iterator[tuple[int, str, Any]]:
+        """Shard number, key and sample of these places, where shards can only be read through: each once."""
+        found: dict[tuple[int, int], tuple[str, Any]] = {}
+        for number in np.unique(places.shards).tolist():
+            wanted = set(places.rows[places.shards == number].tolist())
+            first, stop = min(wanted), max(wanted) + 1
+            for row, pair in enumerate(self._whole(number).keyed(sample_type, first, stop), first):
+                if row in wanted:
+                    found[number, row] = pair
+        for number, row in zip(places.shards.tolist(), places.rows.tolist(), strict=True):
+            if (number, row) not in found:
+                raise IntegrityError("the shard has fewer samples than before", url=self.refs[number].url)
+            yield number, *found[number, row]
 
     def _whole(self, number: int) -> Shard:
         """Shard `number`, checked as a whole as often as was asked for: without a manifest there is no other way."""

@@ -34,7 +34,7 @@ _ROWS = 1024
 def to_table(dataset: Dataset[Any]) -> pa.Table:
     """All samples as an Arrow table, gathered batch by batch."""
     columns: dict[str, list[Any]] = {}
-    for batch in dataset.ordered(batch_size=_ROWS):
+    for batch in dataset._whole(_ROWS):
         for name in batch.fields:
             columns.setdefault(name, []).append(batch[name])
     return pa.table({name: _column(name, parts) for name, parts in columns.items()})
@@ -47,7 +47,7 @@ def to_frame(dataset: Dataset[Any]) -> pd.DataFrame:
     except ImportError:
         raise ImportError("to_pandas needs pandas: pip install 'atdata[pandas]'") from None
     columns: dict[str, list[Any]] = {}
-    for batch in dataset.ordered(batch_size=_ROWS):
+    for batch in dataset._whole(_ROWS):
         for name in batch.fields:
             columns.setdefault(name, []).extend(batch[name])
     return pd.DataFrame({name: _objects(values) for name, values in columns.items()})

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-import operator
 import os
 import types
-from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Generic, TypedDict, TypeVar, Unpack, overload
 
-from atdata.datasets import steps
+import numpy as np
+
+from atdata.datasets import indexing
 from atdata.datasets.access import Access, Verify
-from atdata.datasets.loader import Loader
+from atdata.datasets.ahead import BUDGET
+from atdata.datasets.loader import Loader, Settings
+from atdata.datasets.resolving import Resolved, View, resolve
 from atdata.datasets.sequence import pieces
+from atdata.datasets.share import Ranks, Remainder, check_ranks
 from atdata.datasets.sources import Located, locate
-from atdata.errors import DatasetError, IntegrityError, SampleIndexError, SampleKeyError, SchemaError
+from atdata.datasets.state import dataset_digest
+from atdata.datasets.steps import Filter, Map, NarrowingStep, Pick, Select, Step, Take, ValueStep, apply
+from atdata.errors import DatasetError, SchemaError
 from atdata.samples import codec
 from atdata.samples.dictsample import DictSample
 from atdata.samples.schema import Schema
@@ -29,6 +35,25 @@ __all__ = ["Dataset"]
 
 T = TypeVar("T")
 U = TypeVar("U")
+
+
+class _Reading(TypedDict, total=False):
+    """The keyword arguments of `Dataset.ordered`."""
+
+    remainder: Remainder
+    rank: int | None
+    world_size: int | None
+    budget: int
+
+
+class _Shuffling(_Reading, total=False):
+    """The keyword arguments of `Dataset.shuffled`."""
+
+    seed: int
+    epoch: int
+    block: int | None
+    window: int | None
+    lanes: int
 
 
 class _Typed(types.GenericAlias):
@@ -85,8 +110,9 @@ class Dataset(Generic[T]):
         self._located: Located | None = locate(source, self._opening)
         self._samples: Iterable[T] | None = None
         self._key: Callable[[T], str] | None = None
-        self._steps: tuple[steps.Step, ...] = ()
+        self._steps: tuple[Step, ...] = ()
         self._access: Access | None = None
+        self._known: Resolved | None = None
         if sample_type is None:
             schema = self._located.schema
             sample_type = DictSample if schema is None else schema.sample_type()
@@ -120,6 +146,7 @@ class Dataset(Generic[T]):
         made._key = key
         made._steps = ()
         made._access = None
+        made._known = None
         made._stored_type = made._sample_type = _check_type(sample_type)
         return made
 
@@ -183,8 +210,38 @@ class Dataset(Generic[T]):
         numbers = f", {count} samples" if count is not None else ""
         return f"Dataset[{self._sample_type.__name__}]({what}{numbers})"
 
+    @property
+    def steps(self) -> tuple[Step, ...]:
+        """What happens to the stored samples, in order."""
+        return self._steps
+
+    @property
+    def digest(self) -> str:
+        """What tells this dataset's content from another's, wherever it lies: the CID, or a digest like it.
+
+        Of samples in memory it tells only their class.
+        """
+        if self._located is None:
+            return f"memory:{self._stored_type.__name__}"
+        streamed = self.cid is not None or self._shards().streamed
+        counts = None if streamed else [self._shards().count(n) for n in range(len(self._located.shards))]
+        return dataset_digest(self._located, counts)
+
+    @property
+    def seekable(self) -> bool:
+        """Whether samples can be read in any order; else shards have to be read through from front to back."""
+        return self._located is not None and self._shards().seekable
+
+    def _bytes_each(self) -> int:
+        """Bytes of an average stored sample, as far as is recorded or can be seen; 0 where nothing can."""
+        if not self.seekable:
+            return 0
+        return sum(self._shards().sizes()) // max(1, self._shards().length())
+
     def known_length(self) -> int | None:
         """The number of samples when it is known without reading any; else None."""
+        if self._known is not None and self._known.steps == len(self._steps):
+            return len(self._known.selection)
         if self._located is None:
             length = len(self._samples) if hasattr(self._samples, "__len__") else None  # type: ignore[arg-type]
         elif self._access is not None and self._access.counted:
@@ -195,23 +252,29 @@ class Dataset(Generic[T]):
         return self._after_steps(length) if length is not None else None
 
     def _after_steps(self, length: int) -> int | None:
+        left: int | None = length
         for step in self._steps:
-            if isinstance(step, steps.Filter):
-                return None
-            if isinstance(step, steps.Take):
-                length = min(length, step.count)
-        return length
+            if isinstance(step, NarrowingStep) and left is not None:
+                left = step.count_after(left)
+        return left
 
     def __len__(self) -> int:
         length = self.known_length()
         # `list` and `tqdm` ask for the length first: no reason to read what a source gives twice.
-        readable = self._located is not None and not self._shards().streamed
-        if length is None and readable and self._after_steps(0) is not None:
+        if length is None and self._located is not None and not self._shards().streamed and not self._scans:
             length = self._after_steps(self._shards().length())
+            if length is None and self.seekable:
+                length = len(self._resolved().selection)
         if length is None:
-            what = "after a filter" if self._after_steps(0) is None else "of an iterator or a stream"
+            what = "after a filter" if self._scans else "of an iterator or a stream"
             raise TypeError(f"the number of samples {what} is not known before they are read: count them while reading")
         return length
+
+    @property
+    def _scans(self) -> bool:
+        """Whether only looking at all samples tells which are left, and that was not done."""
+        known = 0 if self._known is None else self._known.steps
+        return any(isinstance(step, Filter) for step in self._steps[known:])
 
     def __bool__(self) -> bool:
         return True
@@ -225,17 +288,30 @@ class Dataset(Generic[T]):
             function: from a sample to a sample; defined in a module when the dataset is sent to other processes.
             sample_type: the class of what it gives; by default its return annotation, or else the class before.
         """
-        return self._with(steps.Map(function, sample_type))
+        return self._with(Map(function, sample_type))
 
     def filter(self, predicate: Callable[[T], object]) -> Dataset[T]:
         """Only the samples for which `predicate(sample)` is true."""
-        return self._with(steps.Filter(predicate))
+        return self._with(Filter(predicate))
 
-    def take(self, count: int) -> Dataset[T]:
-        """Only the first `count` samples."""
-        if count < 0:
-            raise ValueError(f"take needs a count of 0 or more, not {count}")
-        return self._with(steps.Take(count))
+    def take(self, samples: int | Sequence[int]) -> Dataset[T]:
+        """Only some samples.
+
+        Args:
+            samples: how many, from the first on; or their numbers, in the order wanted (a list or an array of integers;
+                negative ones count from the end, and one may come several times).
+
+        Raises:
+            SampleIndexError: there is no such number.
+        """
+        if isinstance(samples, bool):
+            raise TypeError("take needs a count or a list of numbers, not a bool")
+        if isinstance(samples, int | np.integer):
+            if samples < 0:
+                raise ValueError(f"take needs a count of 0 or more, not {samples}")
+            return self._with(Take(int(samples)))
+        length = None if self._located is None or self._scans else len(self)
+        return self._with(Pick(indexing.numbers(samples, length)))
 
     def select_fields(self, *fields: str) -> Dataset[Any]:
         """Only these fields of every sample; the others are not decoded.
@@ -245,8 +321,8 @@ class Dataset(Generic[T]):
         """
         if not fields or len(set(fields)) != len(fields):
             raise SchemaError("name at least one field, and each only once")
-        step = steps.Select(fields)
-        untouched = all(isinstance(done, steps.Take) for done in self._steps) and self._located is not None
+        step = Select(fields)
+        untouched = all(isinstance(d, Take | Pick) for d in self._steps) and self._located is not None
         if not untouched or issubclass(self._sample_type, DictSample) or not keeps_values(self._sample_type):
             return self._with(step)
         # Nothing looks at the other fields before, so they need not be decoded at all.
@@ -254,7 +330,7 @@ class Dataset(Generic[T]):
         made._stored_type = made._sample_type = step.type_after(self._sample_type)
         return made
 
-    def _with(self, step: steps.Step) -> Dataset[Any]:
+    def _with(self, step: Step) -> Dataset[Any]:
         made = self._copy()
         made._steps = (*self._steps, step)
         made._sample_type = step.type_after(self._sample_type)
@@ -268,23 +344,100 @@ class Dataset(Generic[T]):
     # -- reading ---------------------------------------------------------------------------------------------
 
     @overload
-    def ordered(self, batch_size: None = None) -> Loader[T]: ...
+    def ordered(self, batch_size: None = None, **options: Unpack[_Reading]) -> Loader[T]: ...
     @overload
-    def ordered(self, batch_size: int) -> Loader[Any]: ...
-    def ordered(self, batch_size: int | None = None) -> Loader[Any]:
+    def ordered(self, batch_size: int, **options: Unpack[_Reading]) -> Loader[Any]: ...
+    def ordered(
+        self,
+        batch_size: int | None = None,
+        *,
+        remainder: Remainder = "uneven",
+        rank: int | None = None,
+        world_size: int | None = None,
+        budget: int = BUDGET,
+    ) -> Loader[Any]:
         """The samples in their order, as often as it is iterated.
 
         Args:
             batch_size: give `SampleBatch`es of that many samples (the last may be smaller) instead of samples.
+            remainder: see `shuffled`, as are all the others.
+            rank: which of several processes this is.
+            world_size: how many processes there are.
+            budget: most bytes to hold of shards on servers.
         """
-        return Loader(self, batch_size)
+        settings = Settings(batch_size, remainder=remainder, ranks=_ranks(rank, world_size), budget=budget)
+        return Loader(self, settings)
+
+    @overload
+    def shuffled(self, batch_size: None = None, **options: Unpack[_Shuffling]) -> Loader[T]: ...
+    @overload
+    def shuffled(self, batch_size: int, **options: Unpack[_Shuffling]) -> Loader[Any]: ...
+    def shuffled(
+        self,
+        batch_size: int | None = None,
+        *,
+        seed: int = 0,
+        epoch: int = 0,
+        remainder: Remainder = "uneven",
+        block: int | None = None,
+        window: int | None = None,
+        lanes: int = 1,
+        rank: int | None = None,
+        world_size: int | None = None,
+        budget: int = BUDGET,
+    ) -> Loader[Any]:
+        """The samples in an order that seed and epoch decide, every one exactly once.
+
+        Blocks of neighbouring samples are shuffled, and then the samples of several blocks among themselves, so that
+        servers and disks are read in long pieces (`atdata.datasets.order`). The order, the batches, and what a saved
+        state means do not depend on how many ranks and workers read them, nor on where the shards lie.
+
+        Ranks and workers are found when the iteration begins: `rank` and `world_size` where given; else what
+        torch.distributed says, if it is in use; else the environment variables RANK and WORLD_SIZE; and the worker of a
+        torch DataLoader.
+
+        A `filter` is asked of all samples once, when it has to be known which are left. Shards that can only be read
+        through (compressed ones, those of a source) are shuffled through a buffer of 64 MiB, and by every share.
+
+        Args:
+            batch_size: give `SampleBatch`es of that many samples instead of samples.
+            seed: another seed gives another order.
+            epoch: every epoch has an order of its own; see also `Loader.set_epoch`.
+            remainder: "uneven": every sample is given out exactly once; the last batch may be smaller, and some ranks
+                may have one batch less. "drop": every rank has the same number of whole batches; what is left over is
+                not given out. "pad": the same, but nothing is left out: missing samples are repeated, and
+                `SampleBatch.valid` says which are no repetition.
+            block: neighbouring samples that are shuffled as one. By default as many as have about 2 MiB. 1 is a perfect
+                shuffle: cheap on a disk, but one request for each sample on a server.
+            window: blocks whose samples are shuffled among themselves, 32 by default. On servers all of a window has to
+                fit into half of the budget to be fetched in long pieces.
+            lanes: windows that are open at once, from which batches are taken in turn. Give the number of all readers
+                (ranks times workers), or a multiple, and every byte on a server is fetched by one of them only.
+            rank: which of several processes this is.
+            world_size: how many processes there are.
+            budget: most bytes to hold of shards on servers, what was fetched ahead and what is being used together. A
+                batch that is larger by itself is fetched all the same.
+        """
+        ranks = _ranks(rank, world_size)
+        settings = Settings(batch_size, _seed(seed), block, window, lanes, remainder, ranks, budget)
+        loader: Loader[Any] = Loader(self, settings)
+        loader.set_epoch(epoch)
+        return loader
 
     def __iter__(self) -> Iterator[T]:
-        return iter(self.ordered())
+        return iter(self._whole())
+
+    def _whole(self, batch_size: int | None = None) -> Loader[Any]:
+        """All samples in their order, whatever ranks and workers there are."""
+        return Loader(self, Settings(batch_size, alone=True))
 
     def keyed(self) -> Iterator[tuple[str | None, T]]:
         """Key and sample, in order; key None where samples in memory have none."""
-        return steps.apply(self._steps, self._stored())
+        scanned = (ValueStep, Take, Filter)
+        if all(isinstance(step, scanned) for step in self._steps) or not self.seekable:
+            return self._through_steps(self._stored())
+        _, selection, values = self._resolved()
+        return self._view(values).samples(selection)
 
     def _stored(self) -> Iterator[tuple[str | None, Any]]:
         if self._located is None:
@@ -298,19 +451,10 @@ class Dataset(Generic[T]):
                 yield pair
                 count += 1
             if stop is None:
-                self._check_count(number, count)
+                self._shards().check_count(number, count)
 
-    def _check_count(self, number: int, count: int) -> None:
-        assert self._located is not None
-        ref = self._located.shards[number]
-        if ref.info is not None and ref.info.samples != count:
-            raise IntegrityError(
-                f"the shard gave {count} samples, its record says {ref.info.samples}",
-                url=ref.url,
-                expected=ref.info.samples,
-                got=count,
-            )
-        self._shards().learn(number, count)
+    def _through_steps(self, stored: Iterator[tuple[str | None, Any]]) -> Iterator[tuple[str | None, Any]]:
+        return apply(self._steps, stored)
 
     def _shards(self) -> Access:
         if self._located is None:
@@ -319,40 +463,43 @@ class Dataset(Generic[T]):
             self._access = Access(self._located, self._source, self._opening, self._verify, self._cache)
         return self._access
 
+    def _view(self, values: tuple[ValueStep, ...]) -> View:
+        return View(self._shards(), self._stored_type, values)
+
+    def _resolved(self) -> Resolved:
+        """Which stored samples are left after all steps, and what is made of them; kept, also in copies."""
+        known = self._known
+        if known is None or known.steps < len(self._steps):
+            known = self._known = resolve(self._steps, self._shards(), self._stored_type, known)
+        return known
+
+    def _in_memory(self) -> tuple[Sequence[Any], Callable[[Any], Any]]:
+        """Samples in memory after the last step that leaves some out, and what makes of each what the others say."""
+        last = max((n for n, step in enumerate(self._steps, 1) if isinstance(step, NarrowingStep)), default=0)
+        if last:
+            found = [sample for _, sample in apply(self._steps[:last], self._stored())]
+        elif isinstance(self._samples, Sequence):
+            found = self._samples  # type: ignore[assignment]
+        else:
+            raise DatasetError(
+                "an iterator cannot be shuffled: give its samples as a list, or write them with a store's write_shards"
+            )
+        values = [step for step in self._steps[last:] if isinstance(step, ValueStep)]
+
+        def finish(sample: Any) -> Any:
+            for step in values:
+                sample = step.one(sample, None)
+            return sample
+
+        return found, finish
+
     @overload
     def __getitem__(self, index: int) -> T: ...
     @overload
-    def __getitem__(self, index: slice) -> list[T]: ...
-    def __getitem__(self, index: int | slice) -> T | list[T]:
-        length = self._indexable()
-        access = self._shards()
-        if isinstance(index, slice):
-            found = access.rows(range(*index.indices(length)), self._stored_type)
-            return [self._through_steps(key, sample) for key, sample in found]
-        index = operator.index(index)
-        at = index + length if index < 0 else index
-        if not 0 <= at < length:
-            raise SampleIndexError(f"there is no sample {index}: the dataset has {length}")
-        number, row = access.place(at)
-        sample = access.row(number, row, self._stored_type)
-        one: T = self._through_steps(access.key(number, row), sample) if self._steps else sample
-        return one
-
-    def _indexable(self) -> int:
-        if self._located is None:
-            raise DatasetError("samples in memory cannot be indexed; write them with a store's write_shards first")
-        stored = self._shards().length()
-        if not self._steps:
-            return stored
-        length = self._after_steps(stored)
-        if length is None:
-            raise DatasetError("a dataset with a filter cannot be indexed: which sample has which number is not known")
-        return length
-
-    def _through_steps(self, key: str, sample: Any) -> Any:
-        for found in steps.apply(self._steps, iter([(key, sample)])):
-            return found[1]
-        raise SampleKeyError("the sample is left out by a step of the dataset", key=key)
+    def __getitem__(self, index: slice | Sequence[int]) -> list[T]: ...
+    def __getitem__(self, index: int | slice | Sequence[int]) -> T | list[T]:
+        found: T | list[T] = indexing.item(self, index)
+        return found
 
     def get(self, key: str) -> T:
         """The sample with that key (the first, should several have it).
@@ -360,20 +507,8 @@ class Dataset(Generic[T]):
         Raises:
             SampleKeyError: there is none.
         """
-        found = self._shards().find(key)
-        length = self._after_steps(0)
-        if found is None:
-            raise SampleKeyError("no sample has this key", key=key)
-        number, row = found
-        if length is not None:  # with a filter the position is unknown, and so is what `take` leaves
-            counts = self._shards().counts()
-            index = row + (counts[number - 1] if number else 0)
-            if index >= (self._after_steps(counts[-1]) or 0):
-                raise SampleKeyError("the sample is left out by a step of the dataset", key=key)
-        elif any(isinstance(step, steps.Take) for step in self._steps):
-            raise DatasetError("get is not possible with both filter and take: which samples are left is not known")
-        found_sample: T = self._through_steps(key, self._shards().row(number, row, self._stored_type))
-        return found_sample
+        found: T = indexing.by_key(self, key)
+        return found
 
     def head(self, n: int = 5) -> list[T]:
         """The first `n` samples."""
@@ -414,6 +549,20 @@ class _Once(Generic[T]):
         if samples is None:
             raise DatasetError("the iterator of this dataset was read already; give a list, or make the dataset anew")
         return iter(samples)
+
+
+def _ranks(rank: int | None, world_size: int | None) -> Ranks | None:
+    if rank is None and world_size is None:
+        return None
+    if rank is None or world_size is None:
+        raise ValueError("rank and world_size are given together")
+    return check_ranks(rank, world_size)
+
+
+def _seed(seed: Any) -> int:
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer):
+        raise TypeError(f"the seed of a shuffle is an int, not {seed!r}")
+    return int(seed)
 
 
 def _cache(given: str | os.PathLike[str] | Cache | None) -> Cache | None:

@@ -1,115 +1,287 @@
-"""Going through a dataset: samples or batches, in order, as often as asked."""
+"""Going through a dataset: samples or batches, in order or shuffled, alone or as one of many, from anywhere."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import dataclasses
+import functools
+import weakref
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from atdata.datasets import steps
-from atdata.datasets.batch import SampleBatch
-from atdata.datasets.columns import Run, Runs
-from atdata.datasets.sequence import pieces
-from atdata.shards.reader import BufferShard
+from atdata.datasets import buffered, epoch
+from atdata.datasets.ahead import BUDGET, Ahead
+from atdata.datasets.epoch import Progress
+from atdata.datasets.order import Order, order_key
+from atdata.datasets.share import Deal, Ranks, Remainder, Share, find_ranks, find_share
+from atdata.datasets.state import FORMAT, check_state, steps_digest, type_digest
+from atdata.datasets.steps import Filter, Take, ValueStep
 
 if TYPE_CHECKING:
     from atdata.datasets.dataset import Dataset
 
-__all__ = ["Loader"]
+__all__ = ["Loader", "Settings"]
 
 T = TypeVar("T")
+
+_BLOCK = 2 << 20  # bytes of a block: long enough for a request to be worth its answer
+_WINDOW = 32  # blocks of a window
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """How a dataset is gone through.
+
+    Attributes:
+        batch_size: samples of a batch; None for single samples.
+        seed: of the shuffle; None for the stored order.
+        block: neighbouring samples that are shuffled as one; None for about 2 MiB of them.
+        window: blocks whose samples are shuffled among themselves; None for 32.
+        lanes: windows open at once.
+        remainder: what happens to samples that cannot be dealt out evenly.
+        ranks: which rank this is; None to find out.
+        budget: most bytes of shards on servers that are held.
+        alone: whether all is read here, whatever ranks and workers there are.
+    """
+
+    batch_size: int | None = None
+    seed: int | None = None
+    block: int | None = None
+    window: int | None = None
+    lanes: int = 1
+    remainder: Remainder = "uneven"
+    ranks: Ranks | None = None
+    budget: int = BUDGET
+    alone: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "block", "window", "lanes", "budget"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, not {value}")
+        if self.remainder not in ("uneven", "drop", "pad"):
+            raise ValueError(f"remainder is 'uneven', 'drop' or 'pad', not {self.remainder!r}")
+        if self.remainder == "pad" and self.batch_size is None:
+            raise ValueError("remainder='pad' needs a batch_size: a single sample cannot say that it is padding")
 
 
 class Loader(Generic[T]):
     """A dataset's samples, or batches of them, each time it is iterated.
 
-    `len()` is the number of samples or batches; it needs a dataset whose length is known.
+    As one of several ranks or workers it gives its own share of the epoch; together they give every sample once.
+    Every iteration gives the same epoch; `set_epoch` chooses another one. `state_dict` says how far the iteration is,
+    and after `load_state_dict` the next one goes on from there, on any number of ranks and workers.
+
+    `len()` is the number of samples or batches of this share in a whole epoch.
     """
 
-    def __init__(self, dataset: Dataset[Any], batch_size: int | None) -> None:
-        if batch_size is not None and batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, not {batch_size}")
+    def __init__(self, dataset: Dataset[Any], settings: Settings, epoch: int = 0) -> None:
         self._dataset = dataset
-        self._batch_size = batch_size
+        self._settings = settings
+        self._epoch = epoch
+        self._start = 0
+        self._progress: Progress | None = None
+        self._inherited: Ranks | None = None
+        self._readings: weakref.WeakSet[Ahead[Any]] = weakref.WeakSet()
+        self._iterators: weakref.WeakSet[Any] = weakref.WeakSet()
+
+    @property
+    def dataset(self) -> Dataset[Any]:
+        """What is gone through."""
+        return self._dataset
+
+    @property
+    def settings(self) -> Settings:
+        """How."""
+        return self._settings
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that an iteration gives."""
+        return self._epoch
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch that the next iteration gives, from its beginning.
+
+        The epoch it is at already changes nothing: after `load_state_dict` the iteration goes on where it was.
+        """
+        if epoch < 0:
+            raise ValueError(f"epochs are counted from 0 on, not {epoch}")
+        if epoch != self._epoch:
+            self._epoch, self._start, self._progress = epoch, 0, None
+
+    # -- how much there is -----------------------------------------------------------------------------------
 
     def __len__(self) -> int:
-        samples = len(self._dataset)
-        return samples if self._batch_size is None else -(-samples // self._batch_size)
+        return len(self._deal(self._share(), 0))
+
+    def _share(self) -> Share:
+        return Share() if self._settings.alone else find_share(self._settings.ranks, self._inherited)
+
+    def _deal(self, share: Share, start: int, length: int | None = None) -> Deal:
+        settings = self._settings
+        count = self._length() if length is None else length
+        return Deal(count, settings.batch_size or 1, share, settings.remainder, start)
+
+    def _length(self) -> int:
+        """Samples of an epoch; of a shuffle that is found out, else only looked up."""
+        known = self._dataset.known_length()
+        if known is None and self._settings.seed is not None and self._dataset.seekable:
+            return len(self._dataset._resolved().selection)
+        return len(self._dataset) if known is None else known
+
+    # -- the order -------------------------------------------------------------------------------------------
+
+    @functools.cached_property
+    def _shape(self) -> tuple[int, int]:
+        """Block and window; by default they depend on the sizes of the shards only, wherever those lie."""
+        settings = self._settings
+        block = settings.block
+        if block is None:
+            each = self._dataset._bytes_each() or _BLOCK
+            block = max(1, round(_BLOCK / each))
+        return block, settings.window or _WINDOW
+
+    def _order(self, length: int) -> Order:
+        settings = self._settings
+        if settings.seed is None:
+            return Order(length)
+        key = order_key(self._dataset.digest, settings.seed, self._epoch)
+        return Order(length, key, *self._shape, settings.lanes, settings.batch_size or 1)
+
+    # -- going through it ------------------------------------------------------------------------------------
 
     def __iter__(self) -> Iterator[T]:
-        return self._samples() if self._batch_size is None else self._batches(self._batch_size)  # type: ignore[return-value]
+        start, self._start = self._start, 0
+        share = self._share()
+        progress = self._progress = Progress(start, share.count * (self._settings.batch_size or 1))
+        found = self._batches(share, start, progress)
+        self._iterators.add(found)
+        return found
 
-    def _samples(self) -> Iterator[Any]:
-        dataset = self._dataset
-        if dataset._located is None or dataset._steps:
-            for _, sample in dataset.keyed():
-                yield sample
-            return
-        # Without steps nobody needs the keys.
-        for number, shard, start, stop in pieces(dataset._shards()):
-            if stop is not None:
-                yield from shard.samples(dataset._stored_type, start, stop)
-                continue
-            count = 0
-            for sample in shard.samples(dataset._stored_type):
-                yield sample
-                count += 1
-            dataset._check_count(number, count)
-
-    def _batches(self, size: int) -> Iterator[SampleBatch[Any]]:
-        dataset = self._dataset
-        # Counting samples changes no value, so batches can stay where they lie.
-        lazy = all(isinstance(step, steps.Take) for step in dataset._steps)
-        if dataset._located is not None and lazy:
-            yield from self._lazy_batches(size)
-            return
-        waiting = []
-        for _, sample in dataset.keyed():
-            waiting.append(sample)
-            if len(waiting) == size:
-                yield SampleBatch(waiting, dataset.sample_type)
-                waiting = []
-        if waiting:
-            yield SampleBatch(waiting, dataset.sample_type)
-
-    def _lazy_batches(self, size: int) -> Iterator[SampleBatch[Any]]:
-        dataset = self._dataset
+    def _batches(self, share: Share, start: int, progress: Progress) -> Iterator[Any]:
+        dataset, settings = self._dataset, self._settings
+        size, single = settings.batch_size, settings.batch_size is None
         sample_type = dataset.sample_type
-        left = dataset._after_steps(1 << 62) or 0
-        rows: list[Run] = []
-        have = 0
-        waiting: list[Any] = []  # of shards without a manifest
-        for number, shard, start, stop in pieces(dataset._shards()) if left else ():
-            if not isinstance(shard, BufferShard) or stop is None:
-                # From here on samples are decoded; what waits of earlier shards is decoded with them.
-                waiting += SampleBatch.of_lying(Runs(rows), sample_type).samples
-                rows, have = [], 0
-                count = 0
-                for count, sample in enumerate(shard.samples(dataset._stored_type), 1):  # noqa: B007
-                    waiting.append(sample)
-                    left -= 1
-                    if len(waiting) == size:
-                        yield SampleBatch(waiting, sample_type)
-                        waiting = []
-                    if left == 0:
-                        break
-                else:
-                    dataset._check_count(number, count)
-            else:
-                at = start
-                while at < stop and left:
-                    n = min(size - have - len(waiting), stop - at, left)
-                    rows.append(Run(shard, at, at + n))
-                    at += n
-                    have += n
-                    left -= n
-                    if have + len(waiting) == size:
-                        yield self._batch(waiting, rows)
-                        rows, have, waiting = [], 0, []
-            if left == 0:
-                break
-        if rows or waiting:
-            yield self._batch(waiting, rows)
+        plain = settings.seed is None and settings.remainder == "uneven" and share.count == 1
+        if plain and dataset.located is not None and (start == 0 or dataset.seekable):
+            taken = self._only_taken()
+            if taken is not None:
+                limit, values = taken
+                view = dataset._view(values)
+                return epoch.in_sequence(view, limit, start, size, sample_type, progress, self._readings.add)
+        if dataset.seekable and not (plain and start == 0 and self._only_scanned()):
+            _, selection, values = dataset._resolved()
+            deal = self._deal(share, start, len(selection))
+            progress.end = deal.end
+            order = self._order(len(selection))
+            return epoch.exactly(
+                dataset._view(values), selection, order, deal, sample_type, progress, self._readings.add,
+                single=single, budget=settings.budget,
+            )  # fmt: skip
+        if dataset.located is None and settings.seed is not None:
+            samples, finish = dataset._in_memory()
+            deal = self._deal(share, start, len(samples))
+            progress.end = deal.end
+            order = self._order(len(samples))
+            return epoch.in_memory(samples, finish, order, deal, sample_type, progress, single=single)
+        keyed = dataset.keyed()
+        if settings.seed is not None:
+            key = order_key(dataset.digest, settings.seed, self._epoch)
+            keyed = dataset._through_steps(buffered.shuffled(dataset._view(()), key))
+        deal = self._deal(share, start, 0)
+        return epoch.dealt((sample for _, sample in keyed), deal, sample_type, progress, single=single)
 
-    def _batch(self, waiting: list[Any], rows: list[Run]) -> SampleBatch[Any]:
-        lazy: SampleBatch[Any] = SampleBatch.of_lying(Runs(rows), self._dataset.sample_type)
-        return SampleBatch(waiting + lazy.samples, self._dataset.sample_type) if waiting else lazy
+    def _only_taken(self) -> tuple[int | None, tuple[ValueStep, ...]] | None:
+        """How many samples there are at most, and what is made of each; None where steps choose among them."""
+        limit: int | None = None
+        values: tuple[ValueStep, ...] = ()
+        for step in self._dataset.steps:
+            if isinstance(step, Take):
+                limit = step.count if limit is None else min(limit, step.count)
+            elif isinstance(step, ValueStep):
+                values = (*values, step)
+            else:
+                return None
+        return limit, values
+
+    def _only_scanned(self) -> bool:
+        """Whether the steps leave out samples only after looking at each."""
+        return all(isinstance(step, ValueStep | Take | Filter) for step in self._dataset.steps)
+
+    # -- how far it is ---------------------------------------------------------------------------------------
+
+    def state_dict(self) -> dict[str, Any]:
+        """How far the last iteration is, as a small dict of plain values; see `atdata.datasets.state`.
+
+        It is the same on all ranks after as many batches, and can be loaded on any number of them.
+        """
+        return self._state(self._start if self._progress is None else self._progress.position)
+
+    def state_after(self, batches: int) -> dict[str, Any]:
+        """The state after this rank has been given `batches` batches, from where this loader begins.
+
+        For loops in which another object, such as a torch DataLoader, iterates over copies of this one.
+        """
+        share = dataclasses.replace(self._share(), worker=0, workers=1)
+        return self._state(self._deal(share, self._start).after(batches))
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Let the next iteration go on from a state.
+
+        Raises:
+            StateError: it is of another dataset, sample type, plan or order; nothing was changed.
+        """
+        try:
+            length = self._length()
+        except TypeError:  # nobody knows before it was read
+            length = None
+        self._epoch, self._start = check_state(state, self._state(0), length)
+        self._progress = None
+
+    def _state(self, position: int) -> dict[str, Any]:
+        settings = self._settings
+        order: Any = "stored"
+        if settings.seed is not None and not self._dataset.seekable and self._dataset.located is not None:
+            order = f"buffer of {buffered.BUFFER}"
+        elif settings.seed is not None:
+            block, window = self._shape
+            order = [block, window] if settings.lanes == 1 else [block, window, settings.lanes, settings.batch_size]
+        return {
+            "atdata": FORMAT,
+            "dataset": self._dataset.digest,
+            "type": type_digest(self._dataset.sample_type),
+            "steps": steps_digest(self._dataset.steps),
+            "order": order,
+            "seed": settings.seed,
+            "epoch": self._epoch,
+            "remainder": settings.remainder,
+            "position": position,
+        }
+
+    # -- coming and going ------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """End iterations that are under way, and wait for their threads."""
+        readings = list(self._readings)
+        for iterator in list(self._iterators):
+            iterator.close()
+        for reading in readings:
+            reading.close()
+
+    def __enter__(self) -> Loader[T]:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = self.__dict__.copy()
+        progress = state.pop("_progress")
+        if progress is not None and not progress.finished:
+            state["_start"] = progress.position
+        del state["_readings"], state["_iterators"]
+        state["_inherited"] = find_ranks() or self._inherited
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _progress=None, _readings=weakref.WeakSet(), _iterators=weakref.WeakSet())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,9 +12,9 @@ from atdata.datasets.columns import Stretch
 from atdata.datasets.fetching import Fetching, Wanted
 from atdata.datasets.selection import Selection
 from atdata.datasets.steps import NarrowingStep, Step, ValueStep
-from atdata.errors import StepError
+from atdata.errors import DatasetError, StepError
 
-__all__ = ["Resolved", "View", "resolve", "seen"]
+__all__ = ["Resolved", "View", "resolve"]
 
 _AT_ONCE = 16 << 20  # bytes of samples that are read together while a step looks at all of them
 
@@ -34,7 +34,16 @@ class View:
         self.values = values
 
     def samples(self, selection: Selection) -> Iterator[tuple[str, Any]]:
-        """Key and sample, in the order of the selection."""
+        """Key and sample, in the order of the selection.
+
+        Raises:
+            DatasetError: the shards can only be read through.
+        """
+        if not self.access.seekable:
+            raise DatasetError(
+                "which samples are left cannot be told before they are read: these shards are read from front to back "
+                "(compressed, or from a source). Write them anew with a store's write_shards"
+            )
         each = max(1, sum(self.access.sizes()) // max(self.access.length(), 1))
         at_once = max(1, min(_AT_ONCE // each, 8192))
         wanted = (
@@ -42,23 +51,30 @@ class View:
             for start in range(0, len(selection), at_once)
         )
         for stretch in Fetching(self.access, wanted).read():
-            yield from seen(stretch, 0, len(stretch), self)
+            yield from self.seen(stretch, 0, len(stretch))
 
+    def seen(self, stretch: Stretch, start: int, stop: int) -> Iterator[tuple[str, Any]]:
+        """Key and sample, from number `start` up to `stop` of a stretch.
 
-def seen(stretch: Stretch, start: int, stop: int, view: View) -> Iterator[tuple[str, Any]]:
-    """Key and sample as a view shows them, from number `start` up to `stop` of a stretch.
+        Raises:
+            StepError: a user's function failed; it names shard and key.
+        """
+        for url, key, sample in stretch.keyed(self.stored_type, start, stop):
+            yield key, self._one(url, key, sample)
 
-    Raises:
-        StepError: a user's function failed; it names shard and key.
-    """
-    for url, key, sample in stretch.keyed(view.stored_type, start, stop):
+    def of(self, url: str, samples: Iterable[tuple[str, Any]]) -> Iterator[tuple[str, Any]]:
+        """Key and sample, of samples out of the shard at `url`."""
+        for key, sample in samples:
+            yield key, self._one(url, key, sample)
+
+    def _one(self, url: str, key: str, sample: Any) -> Any:
         try:
-            for step in view.values:
+            for step in self.values:
                 sample = step.one(sample, key)
         except StepError as error:
             error.at(url=url)
             raise
-        yield key, sample
+        return sample
 
 
 class Resolved(NamedTuple):

@@ -91,6 +91,20 @@ class Selection:
             rows[single] = self._listed[rows[single]]
         return Places(self._shards[part].astype(np.int64), rows)
 
+    def find(self, shard: int, row: int) -> int | None:
+        """The first position of a stored sample; None when it is not among these."""
+        if self._picked is not None:
+            found = np.flatnonzero((self._picked[0] == shard) & (self._picked[1] == row))
+            return int(found[0]) if len(found) else None
+        for part in np.flatnonzero(self._shards == shard).tolist():
+            rows = self._rows(part)
+            at = rows.index(row) if isinstance(rows, range) and row in rows else None
+            if not isinstance(rows, range):
+                at = next(iter(np.flatnonzero(rows == row).tolist()), None)
+            if at is not None:
+                return int(self._starts[part]) + at
+        return None
+
     def parts(self) -> Iterator[Part]:
         """Shard by shard, each once: which samples of it there are, and at which positions."""
         if self._picked is None and len(np.unique(self._shards)) == len(self._shards):

@@ -1,9 +1,9 @@
-"""All samples of a dataset in their order: shard by shard, piece by piece, ahead of the reader."""
+"""Whole shards one after the other: piece by piece, ahead of the reader."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from functools import partial
 from typing import NamedTuple
@@ -31,26 +31,26 @@ class Piece(NamedTuple):
     stop: int | None
 
 
-def pieces(access: Access, first: int = 0, row: int = 0, *, budget: int = BUDGET) -> Ahead[Piece]:
-    """The shards piece by piece, in order, each checked before any byte of it is given out.
+def pieces(access: Access, numbers: Sequence[int] | None = None, row: int = 0, *, budget: int = BUDGET) -> Ahead[Piece]:
+    """Shards piece by piece, each checked before any byte of it is given out.
 
     Args:
         access: the shards.
-        first: the shard to begin with.
-        row: the sample of it to begin with.
+        numbers: which of them, in the order wanted; by default all.
+        row: the sample of the first one to begin with.
         budget: most bytes of shards on servers that are held.
     """
-    return Ahead(partial(_tasks, access, first, row), workers=access.workers, budget=budget)
+    wanted = range(len(access.refs)) if numbers is None else numbers
+    return Ahead(partial(_tasks, access, wanted, row), workers=access.workers, budget=budget)
 
 
-def _tasks(access: Access, first: int, row: int, pool: Pool) -> Iterator[Task[Piece]]:
+def _tasks(access: Access, numbers: Sequence[int], row: int, pool: Pool) -> Iterator[Task[Piece]]:
     opens: dict[int, Future[Opened]] = {}
-    count = len(access.refs)
-    for number in range(first, count):
-        for following in range(number, min(number + 1 + _OPEN_AHEAD, count)):
+    for at, number in enumerate(numbers):
+        for following in numbers[at : at + 1 + _OPEN_AHEAD]:
             if following not in opens:
                 opens[following] = pool.submit(_opened, access, following)
-        yield from _pieces(access, number, opens.pop(number).result(), row if number == first else 0)
+        yield from _pieces(access, number, opens.pop(number).result(), 0 if at else row)
 
 
 def _pieces(access: Access, number: int, found: Opened, row: int) -> Iterator[Task[Piece]]:

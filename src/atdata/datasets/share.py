@@ -99,7 +99,7 @@ class Deal:
         share: whose batches these are.
         remainder: what happens to the samples that are left over. "uneven": they are given out, and ranks may differ
             by one batch, of which the last may be small. "drop": they are not; every rank has as many batches, all
-            whole. "pad": every rank has as many batches, all whole, the missing samples taken from the beginning.
+            whole. "pad": every rank has as many batches, all whole, the missing samples taken from the first batch.
         start: the position of the first batch; all shares have to begin at the same.
     """
 
@@ -137,8 +137,16 @@ class Deal:
         return found if self.remainder == "pad" else found[found < self.length]
 
     def wrap(self, positions: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Where the samples at these positions are taken from: those that pad from the beginning."""
-        return positions % self.length if self.remainder == "pad" else positions
+        """Where the samples at these positions are taken from: those that pad are again the first batch's."""
+        first = max(1, min(self.size, self.length))
+        return np.where(positions < self.length, positions, (positions - self.length) % first)
+
+    def valid(self, number: int) -> NDArray[np.bool_] | None:
+        """Which samples of batch `number` are no padding, of shape (size,); None when all are."""
+        begin = self.begins(number)
+        if self.remainder != "pad" or begin + self.size <= self.length:
+            return None
+        return np.arange(begin, begin + self.size) < self.length
 
     def after(self, number: int) -> int:
         """The position at which an epoch goes on when every share has taken `number` batches."""

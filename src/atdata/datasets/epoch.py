@@ -1,0 +1,288 @@
+"""One epoch of one share, batch by batch, in each of the ways in which samples can be had."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from atdata.datasets.ahead import Ahead
+from atdata.datasets.batch import SampleBatch
+from atdata.datasets.columns import Run, Runs
+from atdata.datasets.fetching import Fetching, Wanted
+from atdata.datasets.order import Order
+from atdata.datasets.resolving import View
+from atdata.datasets.selection import Selection
+from atdata.datasets.sequence import Piece, pieces
+from atdata.datasets.share import Deal
+from atdata.shards.reader import BufferShard
+
+__all__ = ["Progress", "dealt", "exactly", "in_memory", "in_sequence"]
+
+_AT_ONCE = 64 << 20  # bytes of samples that are read together
+_MOST = 1 << 16  # samples that are read together
+
+Register = Callable[[Ahead[Any]], None]
+
+
+class Progress:
+    """How far an epoch has been read.
+
+    Attributes:
+        done: batches that this share has given out.
+        end: the position after the last batch, where known.
+        finished: whether it was read to the end.
+    """
+
+    def __init__(self, start: int, step: int, end: int | None = None) -> None:
+        self._start = start
+        self._step = step
+        self.done = 0
+        self.end = end
+        self.finished = False
+
+    @property
+    def position(self) -> int:
+        """The position at which the epoch goes on when all shares are as far as this one."""
+        here = self._start + self.done * self._step
+        if self.end is None:
+            return here
+        return self.end if self.finished else min(here, self.end)
+
+    def finish(self, end: int) -> None:
+        """Take note that there is no more."""
+        self.end = end
+        self.finished = True
+
+
+def in_sequence(
+    view: View,
+    limit: int | None,
+    start: int,
+    size: int | None,
+    sample_type: type,
+    progress: Progress,
+    register: Register,
+) -> Iterator[Any]:
+    """Samples as they are stored, one shard after the other; batches of `size`, the last of which may be smaller.
+
+    Args:
+        view: how stored samples are seen.
+        limit: how many samples there are at most.
+        start: the number of the first.
+        size: samples of a batch; None for single samples.
+        sample_type: the class of the samples after all steps.
+        progress: counts what is given out.
+        register: is told what works in the background.
+    """
+    left = (1 << 62 if limit is None else limit) - start
+    if left <= 0 or (start and start >= view.access.length()):
+        progress.finish(start)
+        return
+    number, row = view.access.place(start) if start else (0, 0)
+    reading = pieces(view.access, range(number, len(view.access.refs)), row)
+    register(reading)
+    if size is None:
+        some = _samples(view, reading, row, progress)
+        yield from some if limit is None else itertools.islice(some, left)
+        progress.finish(start + progress.done)
+        return
+    count = 0
+    for batch in _batches(view, reading, row, size, left, sample_type):
+        count += len(batch)
+        progress.done += 1
+        yield batch
+    progress.finish(start + count)
+
+
+def _samples(view: View, reading: Iterable[Piece], row: int, progress: Progress) -> Iterator[Any]:
+    for number, shard, start, stop in reading:
+        if view.values:
+            keyed = view.of(shard.url, shard.keyed(view.stored_type, start, stop))
+            found: Iterator[Any] = (sample for _, sample in keyed)
+        else:  # nobody needs the keys
+            found = shard.samples(view.stored_type, start, stop)
+        if stop is not None:
+            for sample in found:
+                progress.done += 1
+                yield sample
+            continue
+        count = start
+        for sample in found:
+            count += 1
+            progress.done += 1
+            yield sample
+        view.access.check_count(number, count)
+
+
+def _batches(
+    view: View, reading: Iterable[Piece], row: int, size: int, left: int, sample_type: type
+) -> Iterator[SampleBatch[Any]]:
+    runs: list[Run] = []
+    have = 0
+    waiting: list[Any] = []  # samples that had to be decoded: of shards without a manifest, or for a step
+    for number, shard, start, stop in reading:
+        if isinstance(shard, BufferShard) and stop is not None and not view.values:
+            at = start
+            while at < stop and left:
+                n = min(size - have - len(waiting), stop - at, left)
+                runs.append(Run(shard, at, at + n))
+                at, have, left = at + n, have + n, left - n
+                if have + len(waiting) == size:
+                    yield _batch(waiting, runs, sample_type)
+                    runs, have, waiting = [], 0, []
+        else:
+            # From here on samples are decoded; what waits of earlier shards is decoded with them.
+            waiting += Runs(runs).samples(sample_type)
+            runs, have = [], 0
+            count = start
+            for _, sample in view.of(shard.url, shard.keyed(view.stored_type, start, stop)):
+                count += 1
+                waiting.append(sample)
+                left -= 1
+                if len(waiting) == size:
+                    yield SampleBatch(waiting, sample_type)
+                    waiting = []
+                if left == 0:
+                    break
+            else:
+                if stop is None:
+                    view.access.check_count(number, count)
+        if left == 0:
+            break
+    if runs or waiting:
+        yield _batch(waiting, runs, sample_type)
+
+
+def _batch(waiting: list[Any], runs: list[Run], sample_type: type) -> SampleBatch[Any]:
+    lying = Runs(runs)
+    if not waiting:
+        return SampleBatch.of_lying(lying, sample_type)
+    return SampleBatch(waiting + lying.samples(sample_type), sample_type)
+
+
+def exactly(
+    view: View,
+    selection: Selection,
+    order: Order,
+    deal: Deal,
+    sample_type: type,
+    progress: Progress,
+    register: Register,
+    *,
+    single: bool,
+    budget: int,
+) -> Iterator[Any]:
+    """Batches of samples that are found by their number.
+
+    Args:
+        view: how stored samples are seen.
+        selection: which there are.
+        order: which comes when.
+        deal: which batches to give.
+        sample_type: the class of the samples after all steps.
+        progress: counts the batches.
+        register: is told what works in the background.
+        single: give samples, not batches of one.
+        budget: most bytes to hold of shards on servers.
+    """
+    if not len(deal):
+        progress.finish(deal.end)
+        return
+    each = max(1, sum(view.access.sizes()) // max(1, view.access.length()))
+    wanted = _wanted(selection, order, deal, max(1, min(_MOST, _AT_ONCE // each, budget // 2 // each) // deal.size))
+    reading = Fetching(view.access, wanted, budget=budget).read()
+    register(reading)
+    number = 0
+    for stretch in reading:
+        if single:
+            plain = stretch.decoded(view.stored_type, 0, len(stretch))
+            for sample in (sample for _, sample in view.seen(stretch, 0, len(stretch))) if view.values else plain:
+                progress.done += 1
+                yield sample
+            continue
+        for start in range(0, len(stretch), deal.size):
+            stop = min(start + deal.size, len(stretch))
+            valid = deal.valid(number)
+            number = progress.done = number + 1
+            if view.values:
+                samples = [sample for _, sample in view.seen(stretch, start, stop)]
+                yield SampleBatch(samples, sample_type, valid)
+            else:
+                yield SampleBatch.of_lying(stretch.part(start, stop), sample_type, valid)
+    progress.finish(deal.end)
+
+
+def _wanted(selection: Selection, order: Order, deal: Deal, most: int) -> Iterator[Wanted]:
+    """The samples of the deal's batches, at most so many batches at once, and never of two groups of the order."""
+    first = 0
+    while first < len(deal):
+        count = min(most, len(deal) - first)
+        if order.group > 1:
+            left = order.group - deal.begins(first) % order.group
+            count = min(count, -(-left // (deal.share.count * deal.size)))
+        positions = deal.wrap(deal.positions(first, first + count))
+        yield Wanted(selection.places(order.numbers(positions)), deal.size)
+        first += count
+
+
+def in_memory(
+    samples: Sequence[Any],
+    finish: Callable[[Any], Any],
+    order: Order,
+    deal: Deal,
+    sample_type: type,
+    progress: Progress,
+    *,
+    single: bool,
+) -> Iterator[Any]:
+    """Batches of samples that are in memory; `finish` makes of each what the steps say."""
+    for number in range(len(deal)):
+        positions = deal.wrap(deal.positions(number, number + 1))
+        some = [finish(samples[at]) for at in order.numbers(positions).tolist()]
+        progress.done += 1
+        yield some[0] if single else SampleBatch(some, sample_type, deal.valid(number))
+    progress.finish(deal.end)
+
+
+def dealt(samples: Iterator[Any], deal: Deal, sample_type: type, progress: Progress, *, single: bool) -> Iterator[Any]:
+    """Batches of samples that come in a fixed order, and nobody knows how many: every share goes through all of them.
+
+    Args:
+        samples: all samples of the epoch.
+        deal: which batches to give; its length is not used.
+        sample_type: the class of the samples.
+        progress: counts the batches.
+        single: give samples, not batches of one.
+    """
+    size, share = deal.size, deal.share
+    first: list[Any] = []  # what pads
+    mine: list[Any] = []
+    count = 0
+    pad = deal.remainder == "pad"
+    for position, sample in enumerate(samples):
+        count = position + 1
+        if pad and position < size:
+            first.append(sample)
+        if position < deal.start:
+            continue
+        batch, place = divmod(position - deal.start, size)
+        if batch % share.world_size == share.rank and batch // share.world_size % share.workers == share.worker:
+            mine.append(sample)
+        # Where all ranks have as many batches, one is given out only when there is one for everybody.
+        wait = 1 if deal.remainder != "drop" else share.world_size
+        if len(mine) == size and place == size - 1 and (wait == 1 or batch % wait == wait - 1):
+            progress.done += 1
+            yield mine[0] if single else SampleBatch(mine, sample_type)
+            mine = []
+    whole = Deal(count, size, share, deal.remainder, min(deal.start, count))
+    if progress.done < len(whole):  # what is not whole, or is missing
+        had = len(mine)
+        if pad:
+            mine += [first[i % len(first)] for i in range(size - had)]
+        valid = np.arange(len(mine)) < had if pad else None
+        progress.done += 1
+        yield mine[0] if single else SampleBatch(mine, sample_type, valid)
+    progress.finish(whole.end)
