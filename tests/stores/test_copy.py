@@ -276,7 +276,7 @@ def test_compressed_archives_are_copied_and_are_no_dataset(source: Path, target:
     assert done.record is None
     assert files(target, "packed") == {path.name: path.read_bytes() for path in packed.iterdir()}
     assert [sample["number"] for sample in atdata.Dataset(done.urls, store=target)] == list(range(30))
-    with pytest.raises(DatasetExistsError, match=r"shard-000000.tar.gz is there already"):
+    with pytest.raises(DatasetExistsError, match=r"shard-000000.tar.gz is there"):
         copy_dataset(located(f"{packed}/*.tar.gz"), target, prefix="packed")
     assert copy_dataset(located(f"{packed}/*.tar.gz"), target, prefix="packed", overwrite=True).urls == done.urls
 
@@ -524,7 +524,7 @@ def test_files_that_nobody_left_are_not_taken(source: Path, s3: atdata.S3DataSto
     """Somebody's own files under the prefix, where an unfinished copy is too."""
     interrupted(source, s3)
     rgw.request("PUT", f"/{bucket}/v1/mine.tar", body=b"precious")
-    with pytest.raises(DatasetExistsError, match=r"mine.tar is there already"):
+    with pytest.raises(DatasetExistsError, match=r"mine.tar is there"):
         copy_dataset(located(source), s3, prefix="v1")
     assert rgw.request("GET", f"/{bucket}/v1/mine.tar").body == b"precious"
 

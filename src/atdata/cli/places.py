@@ -35,8 +35,8 @@ def destination(url: str, credentials: Path | None = None) -> tuple[DataStore, s
     path = local_path(url)
     if path is not None and credentials is None:
         whole = Path(os.path.realpath(path))
-        if whole.is_file():
-            raise StoreError("the destination is a file; give a folder", url=url)
+        if whole.is_file() or not whole.name:
+            raise StoreError("the destination is not a folder of its own; give another", url=url)
         return LocalDiskStore(whole.parent), whole.name
     store = open_store(url) if credentials is None else _s3_store(url, credentials)
     if not isinstance(store, ObjectStore):

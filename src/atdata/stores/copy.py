@@ -157,7 +157,7 @@ def copy_dataset(
     except BaseException as error:
         if work.checked:
             transaction.suspend()
-            error.add_note(f"{work.checked} of {len(files)} files are copied; the same command goes on from there")
+            error.add_note(f"{work.checked} files are copied and right; the same copy, begun again, goes on from there")
         else:
             transaction.abort()
         raise
@@ -182,19 +182,19 @@ def _names(shards: Sequence[Original], opening: Opening) -> list[str]:
 
 def _refuse_itself(shards: Sequence[Original], opening: Opening, store: DataStore, prefix: str) -> None:
     """Refuse to copy what lies at the destination."""
-    for folder in {shard.url.rpartition("/")[0]: shard.url for shard in shards}.values():
-        path = opening.path(folder)
+    for url in {shard.url.rpartition("/")[0]: shard.url for shard in shards}.values():
+        path = opening.path(url)
         if path is not None and isinstance(store, LocalDiskStore):
             there = store.root / prefix
             same = there.exists() and path.parent.exists() and path.parent.samefile(there)
         else:
-            same = (
-                isinstance(store, ObjectStore)
-                and opening.store in (None, store)
-                and folder.rpartition("/")[0] == store.base + prefix
-            )
+            folder = url.rpartition("/")[0]
+            known = opening.store in (None, store)
+            same = isinstance(store, ObjectStore) and known and folder == store.base + prefix
         if same:
-            raise StoreError("source and destination are the same place; nothing was changed", url=public_url(folder))
+            raise StoreError(
+                "source and destination are the same place; nothing was changed", url=public_url(url.rpartition("/")[0])
+            )
 
 
 class _Work:

@@ -440,12 +440,13 @@ def _decided_staging(folder: Path) -> Path | None:
 def _refuse_existing(folder: Path, names: Collection[str]) -> None:
     if (folder / RECORD_NAME).exists():
         raise DatasetExistsError(
-            "there is a dataset already; choose another prefix, or pass overwrite=True to replace it", url=str(folder)
+            "there is a dataset already: replace it with overwrite=True (--overwrite), or choose another place",
+            url=str(folder),
         )
     for name in sorted(os.listdir(folder)):
         if name in names or name.endswith((".tar", ".manifest.parquet", ".manifest.json")):
             raise DatasetExistsError(
-                f"{name} is there already, though no dataset is; choose another prefix, or pass overwrite=True",
+                f"{name} is there, and no dataset: choose another place, or overwrite=True (--overwrite)",
                 url=str(folder),
             )
 

@@ -162,7 +162,7 @@ class ObjectTransaction(Transaction):
             old = store.get(self._folder + RECORD_NAME)
             if old is not None and not overwrite:
                 raise DatasetExistsError(
-                    "there is a dataset already; choose another prefix, or pass overwrite=True to replace it",
+                    "there is a dataset already: replace it with overwrite=True (--overwrite), or choose another place",
                     url=store.base + self._folder,
                 )
             # What replaces a dataset waits beside it, so that a failure leaves the old one whole.
@@ -200,7 +200,7 @@ class ObjectTransaction(Transaction):
             shard = "/" not in name and name.endswith((".tar", ".manifest.parquet", ".manifest.json"))
             if (shard or name in names) and key not in self._left:
                 raise DatasetExistsError(
-                    f"{name} is there already, though no dataset is; choose another prefix, or pass overwrite=True",
+                    f"{name} is there, and no dataset: choose another place, or overwrite=True (--overwrite)",
                     url=self._store.base + self._folder,
                 )
 
