@@ -13,6 +13,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -33,10 +34,11 @@ from atdata.errors import (
     UnsafeNameError,
 )
 from atdata.stores import s3
-from atdata.stores.claims import CLAIM_NAME
 from atdata.stores.s3 import S3DataStore
 from atdata.testing import FaultProxy
 from servers.rgw import RGW, S3Server
+
+CLAIM = ".atdata-claims/000000.json"
 
 
 @atdata.packable
@@ -451,27 +453,27 @@ def test_two_writers_on_one_prefix(store: S3DataStore, rgw: S3Server, bucket: st
     assert read(store, "v1") == blocks(2)
 
 
-def test_many_writers_at_once_one_wins_whole(store: S3DataStore) -> None:
-    gate = threading.Barrier(4)
-    results: list[int | type[BaseException]] = []
+def test_of_two_that_take_over_one_does(rgw: S3Server, bucket: str) -> None:
+    """The claim of a writer that is gone is there for everybody to find."""
+    for round_ in range(5):
+        rgw.request("PUT", f"/{bucket}/v{round_}/{CLAIM}", body=b"nobody's")
+        gate = threading.Barrier(4)
 
-    def write(number: int) -> None:
-        gate.wait(60)
-        try:
-            store.write_shards(dataset([block(n) for n in range(number, number + 9)]), prefix="v1", maxcount=3)
-            results.append(number)
-        except AtdataError as error:
-            results.append(type(error))
+        def write(number: int, prefix: str = f"v{round_}", gate: threading.Barrier = gate) -> bool:
+            store = S3DataStore(rgw.credentials, bucket=bucket)
+            gate.wait(60)
+            try:
+                store.write_shards(dataset([block(100 * number + n) for n in range(6)]), prefix=prefix, maxcount=2)
+            except (StoreBusyError, DatasetExistsError):
+                return False
+            return True
 
-    threads = [threading.Thread(target=write, args=(100 * n,)) for n in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    won = [result for result in results if isinstance(result, int)]
-    assert len(won) == 1
-    assert {result for result in results if not isinstance(result, int)} <= {StoreBusyError, DatasetExistsError}
-    assert read(store, "v1") == [block(n) for n in range(won[0], won[0] + 9)]
+        with ThreadPoolExecutor(4) as pool:
+            won = list(pool.map(write, range(4)))
+        assert won.count(True) == 1
+        first = 100 * won.index(True)
+        assert read(S3DataStore(rgw.credentials, bucket=bucket), f"v{round_}") == [block(first + n) for n in range(6)]
+        assert len([key for key in rgw.keys(bucket, f"v{round_}/") if ".atdata-claims" not in key]) == 10
 
 
 @pytest.mark.parametrize(
@@ -481,15 +483,20 @@ def test_many_writers_at_once_one_wins_whole(store: S3DataStore) -> None:
         ("elsewhere", 1, 90, False),  # not renewed for long
         ("here", 1, 90, True),  # that process is alive
         ("here", 2**22 + 1, 0, False),  # there is no such process
+        ("a container of the same name", 2**22 + 1, 0, True),  # whose processes cannot be seen from here
     ],
 )
 def test_the_claims_of_other_writers(
     rgw: S3Server, store: S3DataStore, bucket: str, host: str, pid: int, minutes: int, busy: bool
 ) -> None:
     since = datetime.now(UTC) - timedelta(minutes=minutes)
-    name = os.uname().nodename if host == "here" else host
+    store.begin("other", overwrite=False)
+    here = json.loads(rgw.request("GET", f"/{bucket}/other/{CLAIM}").body)["host"]
+    rgw.request("DELETE", f"/{bucket}/other/{CLAIM}")
+    assert here.startswith(os.uname().nodename)
+    name = {"here": here, "elsewhere": "elsewhere"}.get(host, os.uname().nodename + here[here.index(" ") :][::-1])
     claim = {"writer": "w", "host": name, "pid": pid, "since": since.isoformat()}
-    rgw.request("PUT", f"/{bucket}/v1/{CLAIM_NAME}", body=json.dumps(claim).encode())
+    rgw.request("PUT", f"/{bucket}/v1/{CLAIM}", body=json.dumps(claim).encode())
     rgw.request("PUT", f"/{bucket}/v1/shard-000007.tar", body=b"unfinished")
     if busy:
         with pytest.raises(StoreBusyError):
@@ -504,11 +511,11 @@ def test_the_claims_of_other_writers(
 def test_a_writer_whose_place_was_taken_changes_nothing(rgw: S3Server, store: S3DataStore, bucket: str) -> None:
     def taken() -> Iterator[Block]:
         yield from blocks(3)
-        rgw.request("PUT", f"/{bucket}/v1/{CLAIM_NAME}", body=b"another's")
+        rgw.request("PUT", f"/{bucket}/v1/{CLAIM}", body=b"another's")
 
     with pytest.raises(StoreBusyError, match="took over"):
         store.write_shards(dataset(taken()), prefix="v1", manifest=False)
-    assert rgw.request("GET", f"/{bucket}/v1/{CLAIM_NAME}").body == b"another's"
+    assert rgw.request("GET", f"/{bucket}/v1/{CLAIM}").body == b"another's"
     assert rgw.request("HEAD", f"/{bucket}/v1/atdata.json").status == 404
     store.write_shards(dataset(blocks(2)), prefix="v1")  # that claim names nobody
     assert read(store, "v1") == blocks(2)

@@ -1,14 +1,19 @@
 """Keeping writers on object storage apart: an object that says who is writing under a prefix.
 
 Object storage has no locks that end with their holder, so a claim names its host and process: one of this host whose
-process is gone is void at once, any other when it was not renewed for an hour.
+process is gone is void at once, any other when it was not renewed for an hour. Claims are numbered, and each is made by
+a write that succeeds only where nothing is: who takes over from a void one makes the next, so that of two who try one
+fails. The highest number counts.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import uuid
 from datetime import UTC, datetime, timedelta
+from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -18,14 +23,15 @@ from atdata.errors import DatasetExistsError, StoreBusyError
 if TYPE_CHECKING:
     from atdata.stores.objects import ObjectStore
 
-__all__ = ["CLAIM_NAME", "Claim"]
+__all__ = ["CLAIMS", "Claim"]
 
-CLAIM_NAME = ".atdata-writing.json"
+CLAIMS = ".atdata-claims/"
+_NAME = re.compile(r"[0-9]{6}\.json")
 _LIFE = timedelta(hours=1)
 _RENEW = timedelta(minutes=5)
 _LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
 
-# The claims that this process holds now.
+# The claims that this process holds now, or is about to make.
 _held: set[str] = set()
 
 
@@ -54,27 +60,53 @@ class Claim:
 
     def __init__(self, store: ObjectStore, folder: str) -> None:
         self._store = store
-        self._key = folder + CLAIM_NAME
+        self._folder = folder
         self._writer = uuid.uuid4().hex
         self.took_over = False
-        self._data = data = self._text()
+        _held.add(self._writer)  # before it can be seen: another thread would take it for void
         try:
-            store.put(self._key, data, create=True)
+            self._take()
+        except BaseException:
+            self.forget()
+            raise
+
+    def _take(self) -> None:
+        store, folder = self._store, self._folder
+        busy = StoreBusyError("another process is writing a dataset here; wait for it", url=store.base + folder)
+        before = self._found()
+        if not all(map(_void, before.values())):
+            raise busy
+        self.took_over = bool(before)
+        number = max((int(key[-11:-5]) + 1 for key in before), default=0)
+        self._key = f"{folder}{CLAIMS}{number:06d}.json"
+        self._data = self._text()
+        try:
+            store.put(self._key, self._data, create=True)
         except DatasetExistsError:
-            found = store.get(self._key)
-            if found is None or _void(found):
-                self.took_over = True
-                store.put(self._key, data)
-        # Of two that took over a void claim, or on a server without conditional writes, the last one has it.
-        if store.get(self._key) != data:
-            raise StoreBusyError(
-                "another process is writing a dataset here; wait for it", url=store.base + folder
-            ) from None
-        _held.add(self._writer)
+            raise busy from None
+        # What was read before may be long past by now, and two may have made the same on a server without conditional
+        # writes. Of two that see each other here at least one goes.
+        after = self._found()
+        if after.pop(self._key, None) != self._data:
+            raise busy
+        if not after.items() <= before.items():
+            store.remove([self._key])
+            raise busy
+        store.remove(list(before))
+
+    def _found(self) -> dict[str, bytes]:
+        """All claims that are there."""
+        found = ((key, self._store.get(key)) for key in self._all())
+        return {key: data for key, data in found if data is not None}
+
+    def _all(self) -> list[str]:
+        """The keys of all claims, the one that counts last."""
+        folder = self._folder + CLAIMS
+        return sorted(key for key in self._store.keys(folder) if _NAME.fullmatch(key[len(folder) :]))
 
     def _text(self) -> bytes:
         self._since = datetime.now(UTC)
-        return msgspec.json.encode(_Text(self._writer, os.uname().nodename, os.getpid(), self._since))
+        return msgspec.json.encode(_Text(self._writer, _here(), os.getpid(), self._since))
 
     def renew(self) -> None:
         """Say again that the writer is at work, when that was said a while ago."""
@@ -85,7 +117,7 @@ class Claim:
 
     def mine(self) -> bool:
         """Whether the right was not taken over by another writer meanwhile."""
-        return self._store.get(self._key) == self._data
+        return self._all()[-1:] == [self._key] and self._store.get(self._key) == self._data
 
     def check(self) -> None:
         """Raise StoreBusyError when another writer took over, thinking this one gone."""
@@ -93,7 +125,7 @@ class Claim:
             raise StoreBusyError(
                 "another process took over writing here, because this one had not been heard of for long; what it "
                 "writes counts",
-                url=self._store.base + self._key.removesuffix(CLAIM_NAME),
+                url=self._store.base + self._folder,
             )
 
     def suspend(self) -> None:
@@ -113,13 +145,25 @@ class Claim:
             self._store.remove([self._key])
 
 
+@cache
+def _here() -> str:
+    """This host, as far as its process ids mean the same: containers may share its name, and not its processes."""
+    name = os.uname().nodename
+    try:
+        return (
+            f"{name} {Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {os.readlink('/proc/self/ns/pid')}"
+        )
+    except OSError:
+        return name
+
+
 def _void(claim: bytes) -> bool:
     """Whether the writer that made a claim is known to be gone."""
     try:
         found = msgspec.json.decode(claim, type=_Text)
     except msgspec.MsgspecError:
         return True
-    if found.host != os.uname().nodename:
+    if found.host != _here():
         return datetime.now(UTC) - found.since > _LIFE
     if found.pid == os.getpid():
         return found.writer not in _held

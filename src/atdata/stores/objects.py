@@ -27,7 +27,7 @@ from atdata.errors import (
 )
 from atdata.stores.answers import Answer, CutError, Reader, translated
 from atdata.stores.base import DataStore, StoredObject, Transaction, check_prefix
-from atdata.stores.claims import CLAIM_NAME, Claim
+from atdata.stores.claims import CLAIMS, Claim
 from atdata.stores.record import RECORD_NAME, files_of
 
 __all__ = ["ObjectStore", "RemoteObject"]
@@ -129,7 +129,7 @@ class ObjectStore(DataStore):
         """URLs of the objects under `prefix`, sorted; nothing of unfinished writes."""
         keys = self.keys(check_prefix(prefix) + "/" if prefix else "")
         written = {key.rpartition("/")[0] for key in keys if key.endswith("/" + RECORD_NAME)}
-        unfinished = {key.rpartition("/")[0] for key in keys if key.endswith("/" + CLAIM_NAME)} - written
+        unfinished = {key.partition("/" + CLAIMS)[0] for key in keys if "/" + CLAIMS in key} - written
         for key in sorted(keys):
             if key.rpartition("/")[0] in unfinished or any(part.startswith(".atdata") for part in key.split("/")):
                 continue
