@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 
 import atdata
-from atdata.testing.stores import Probe, probes
+from atdata.testing.probes import Probe, probes
 
 PREFIX = "p/v1"
 STEPS = ("open", "write", "fsync", "mkdir", "rename", "replace", "unlink", "rmdir")

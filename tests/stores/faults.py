@@ -13,7 +13,7 @@ from pathlib import Path
 
 import atdata
 from atdata.errors import DatasetNotFoundError, StoreError
-from atdata.testing.stores import Probe, probes
+from atdata.testing.probes import Probe, probes
 
 OLD = probes(20, first=500, size=500)
 NEW = probes(60, size=1500)

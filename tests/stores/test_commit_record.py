@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 import atdata
 from atdata.errors import CommitRecordError, IntegrityError
 from atdata.stores.record import RECORD_NAME, CommitRecord, FieldStats, ManifestInfo, ShardInfo, _digest, _encode
-from atdata.testing.stores import Probe, probes
+from atdata.testing.probes import Probe, probes
 
 
 @atdata.packable

@@ -1,4 +1,4 @@
-"""The conformance suites, run against our disk store and against a store such as a stranger would write."""
+"""The conformance suites, run against our disk store, a web server, and a store such as a stranger would write."""
 
 import os
 import subprocess
@@ -10,13 +10,51 @@ import pytest
 import webdataset
 
 import atdata
-from atdata.testing import DataStoreSuite, FullStoreSuite
+from atdata.errors import StoreError
+from atdata.testing import DataStoreSuite, FullStoreSuite, ReadOnlyStoreSuite
+from atdata.testing.probes import dataset_of, probes
 
 
 class TestLocalDiskStore(FullStoreSuite):
     @pytest.fixture
     def store(self, tmp_path):
         return atdata.LocalDiskStore(tmp_path / "root")
+
+    def remains(self, store):
+        return [str(path) for path in store.root.rglob("*")]
+
+
+class TestHttpDataStore(ReadOnlyStoreSuite):
+    opens = True
+
+    @pytest.fixture
+    def store(self, web):
+        self.web = web
+        return atdata.open_store(web.endpoint)
+
+    def fill(self, store, samples, prefix, **options):
+        disk = atdata.LocalDiskStore(self.web.folder)
+        return [
+            self.web.url(os.path.relpath(url, disk.root))
+            for url in disk.write_shards(samples, prefix=prefix, **options)
+        ]
+
+    def test_it_is_for_reading_only(self, store):
+        for use in (
+            lambda: store.write_shards(dataset_of(probes(1)), prefix="v1"),
+            lambda: store.delete("v1"),
+            lambda: list(store.list()),
+        ):
+            with pytest.raises(StoreError, match="web servers"):
+                use()
+
+
+class TestHttpDataStoreWithoutRanges(TestHttpDataStore):
+    @pytest.fixture
+    def store(self, web):
+        self.web = web
+        web.ranges = web.lengths = False
+        return atdata.open_store(web.endpoint)
 
 
 class MyStore:

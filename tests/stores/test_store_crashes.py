@@ -16,7 +16,7 @@ import pytest
 import atdata
 from atdata.errors import DatasetExistsError, DatasetNotFoundError, StoreBusyError
 from atdata.stores.record import RECORD_NAME
-from atdata.testing.stores import Probe, probes
+from atdata.testing.probes import Probe, probes
 
 PROGRAM = str(Path(crash.__file__))
 
@@ -225,7 +225,7 @@ def test_writers_at_the_same_moment(tmp_path):
 
 WAITING = """
 import sys, atdata
-from atdata.testing.stores import Probe, probes
+from atdata.testing.probes import Probe, probes
 def generate():
     for sample in probes(20):
         if sample.label == 12:

@@ -13,7 +13,7 @@ import pytest
 import atdata
 from atdata.errors import DatasetExistsError, DatasetNotFoundError, StoreError, UnsafeNameError
 from atdata.stores.record import RECORD_NAME
-from atdata.testing.stores import Probe, probes
+from atdata.testing.probes import Probe, probes
 
 PROGRAM = str(Path(faults.__file__))
 

@@ -9,13 +9,13 @@ import sys
 import pytest
 
 import atdata
-from atdata.testing.stores import Probe, probes
+from atdata.testing.probes import Probe, probes
 
 MEMORY = """
 import resource, sys
 import numpy as np
 import atdata
-from atdata.testing.stores import Probe
+from atdata.testing.probes import Probe
 
 def generate(count, size):
     for n in range(count):
@@ -110,7 +110,7 @@ def test_unusual_keys_work(tmp_path, key):
 
 PROGRESS = """
 import sys, time, atdata
-from atdata.testing.stores import Probe, probes
+from atdata.testing.probes import Probe, probes
 def slowly():
     for sample in probes(150):
         time.sleep(0.004)

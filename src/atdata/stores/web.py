@@ -39,7 +39,11 @@ class HttpDataStore(DataStore):
     def read_url(self, url: str) -> str:
         """The URL itself; anything can read it."""
         path = url.partition("?")[0].removeprefix(self.base)
-        if not url.startswith(self.base) or any(part in (".", "..") for part in path.split("/")):
+        if (
+            not url.startswith(self.base)
+            or any(part in (".", "..") for part in path.split("/"))
+            or any(ord(char) < 32 for char in url)
+        ):
             raise UnsafeNameError(f"the URL does not belong to this store ({self.base})", url=public_url(url))
         return url
 

@@ -1,31 +1,36 @@
 """What tests of atdata, and of code that uses it, are made of.
 
-`samples` gives hypothesis strategies for a sample type. `FaultProxy` is a bad network before any server that speaks
-HTTP. `DataStoreSuite` and `FullStoreSuite` are what every data store has to pass; they need pytest and the real
-`webdataset` package.
+`samples` gives hypothesis strategies for a sample type. `DataStoreSuite` is what every data store has to pass,
+`ReadOnlyStoreSuite` the reading half of it, and `FullStoreSuite` what atdata's own stores promise beyond; they need
+pytest and the real `webdataset` package. `FaultyStore` is a store on a bad day, `FaultProxy` a bad network before any
+server that speaks HTTP.
 """
 
 from __future__ import annotations
 
+import importlib
 import sys
 from typing import TYPE_CHECKING, Any
 
+from atdata.testing.faults import FaultyStore
 from atdata.testing.proxy import FaultProxy
 from atdata.testing.strategies import samples
 
 if TYPE_CHECKING:
-    from atdata.testing.stores import DataStoreSuite, FullStoreSuite
+    from atdata.testing.full import FullStoreSuite
+    from atdata.testing.reading import ReadOnlyStoreSuite
+    from atdata.testing.stores import DataStoreSuite
 
-__all__ = ["DataStoreSuite", "FaultProxy", "FullStoreSuite", "samples"]
+__all__ = ["DataStoreSuite", "FaultProxy", "FaultyStore", "FullStoreSuite", "ReadOnlyStoreSuite", "samples"]
+
+_SUITES = {"ReadOnlyStoreSuite": "reading", "DataStoreSuite": "stores", "FullStoreSuite": "full"}
 
 
 def __getattr__(name: str) -> Any:
-    if name not in ("DataStoreSuite", "FullStoreSuite"):
+    if name not in _SUITES:
         raise AttributeError(f"module 'atdata.testing' has no attribute {name!r}")
     import pytest  # only the suites need it
 
-    if "atdata.testing.stores" not in sys.modules:
-        pytest.register_assert_rewrite("atdata.testing.stores")
-    from atdata.testing import stores
-
-    return getattr(stores, name)
+    modules = [f"atdata.testing.{module}" for module in _SUITES.values()]
+    pytest.register_assert_rewrite(*(module for module in modules if module not in sys.modules))
+    return getattr(importlib.import_module(f"atdata.testing.{_SUITES[name]}"), name)
