@@ -16,6 +16,7 @@ from atdata.errors import DatasetNotFoundError, StoreError, UnsafeNameError
 from atdata.samples.schema import Schema
 from atdata.stores.base import WrittenShards
 from atdata.stores.disk import local_path, recover
+from atdata.stores.http import public_url
 from atdata.stores.opening import Opening
 from atdata.stores.record import RECORD_NAME, CommitRecord, ShardInfo
 
@@ -110,7 +111,9 @@ def _from_text(text: str, opening: Opening) -> Located:
     if "{" in text:
         found = [_matching(name, opening) for name in expand_braces(text)]
         return _from_list(list(itertools.chain.from_iterable(found)), opening)
-    if far and ".tar" not in text.rpartition("/")[2] and not _is_pattern(text, opening):
+    # On the web, what has a query is a file, whatever its name: no folder can be asked for with one.
+    is_file = ".tar" in text.rpartition("/")[2] or public_url(text) != text
+    if far and not is_file and not _is_pattern(text, opening):
         return _from_prefix(text, opening)
     return _from_list(_matching(text, opening), opening)
 

@@ -80,6 +80,6 @@ def _files(base: str, opening: Opening) -> dict[str, list[str]]:
     prefix = store.key(base).rstrip("/")
     for url in store.list(prefix):
         place, _, name = url.removeprefix(base).rpartition("/")
-        if "/" not in place:
+        if "/" not in place and not name.startswith("."):
             files.setdefault(place, []).append(name)
     return files
