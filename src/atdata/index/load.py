@@ -20,6 +20,7 @@ from atdata.index.names import parse_ref
 from atdata.index.splits import DatasetDict, Grouping, group, matching, missing
 from atdata.samples.dictsample import DictSample
 from atdata.samples.evolution import check_readable
+from atdata.samples.schema import Schema
 from atdata.stores.cache import Cache
 from atdata.stores.opening import Opening
 
@@ -288,9 +289,9 @@ class _Loader:
 
     def _stranger(self, entry: IndexEntry) -> Dataset[Any]:
         """The samples of an entry that only says where they are."""
-        sample_type = self._type
-        if sample_type is None and entry.schema_ref is not None:
-            sample_type = self._index.decode_schema(entry.schema_ref)
+        schema = None if entry.schema_ref is None else self._index.get_schema(entry.schema_ref)
+        self._check(schema, entry.name)
+        sample_type = self._type or (None if schema is None else schema.sample_type())
         store = self._options["store"] or getattr(self._index, "store", None)
         return Dataset(list(entry.data_urls), sample_type=sample_type, **self._options | {"store": store})
 
@@ -312,10 +313,8 @@ class _Loader:
             options: how the datasets are made, when not as this call says.
             known: the dataset of all shards, when there is one already.
         """
-        if self._type is not None and not (isinstance(self._type, type) and issubclass(self._type, DictSample)):
-            for part in parts:
-                if part.schema is not None:
-                    check_readable(part.schema, self._type, url=url)
+        for part in parts:
+            self._check(part.schema, url)
         shards = [(ref, part) for part in parts for ref in part.shards]
         made = {}
         for split, numbers in self._wanted(group([ref.url for ref, _ in shards], root=root), url).items():
@@ -325,6 +324,12 @@ class _Loader:
                 located = _some([shards[n] for n in numbers])
                 made[split] = Dataset(located, sample_type=self._type, **options or self._options)
         return self._answer(made)
+
+    def _check(self, schema: Schema | None, url: str | None) -> None:
+        """Refuse a class that the data does not fit."""
+        untyped = isinstance(self._type, type) and issubclass(self._type, DictSample)
+        if schema is not None and self._type is not None and not untyped:
+            check_readable(schema, self._type, url=url)
 
     def _wanted(self, found: Grouping, url: str | None) -> dict[str, list[int]]:
         """The splits to load, with the numbers of their shards."""
