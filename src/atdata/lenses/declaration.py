@@ -178,8 +178,9 @@ def resolve(source: type, view: type, declared: Declaration) -> tuple[Rule, ...]
             _node(view, path)
     named_source, named_view = [*moves, *declared.drop], [*targets, *declared.default]
     # Where the parts of a nested sample are named in one class, those of its namesake stay where they are.
-    origins = set(_leaves(source, _above(named_source) | (_above(named_view) - {*named_source})))
-    leaves = list(_leaves(view, _above(named_view) | (_above(named_source) - {*named_view})))
+    opened_source, opened_view = _above(named_source), _above([*named_view, *declared.cast, *declared.scale])
+    origins = set(_leaves(source, opened_source | (opened_view - {*named_source})))
+    leaves = list(_leaves(view, opened_view | (opened_source - {*named_view})))
     _check_whole(source, origins, named_source)
     _check_whole(view, leaves, [*named_view, *declared.cast, *declared.scale])
     for path in moves:

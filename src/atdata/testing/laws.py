@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -18,9 +18,12 @@ from atdata.lenses.lens import Lens
 from atdata.samples import codec
 from atdata.samples.dictsample import DictSample
 from atdata.samples.packable import equal_values, pack
-from atdata.testing.strategies import samples
+from atdata.testing.strategies import samples as generated
 
 __all__ = ["Law", "LawReport", "check_laws"]
+
+S = TypeVar("S")
+V = TypeVar("V")
 
 _TEXTS = {
     "Get": "every sample has a view that can be stored",
@@ -83,7 +86,7 @@ class LawReport:
         return "\n".join([self.lens, *(f"  {line}" for law in self.laws for line in str(law).split("\n"))])
 
 
-def check_laws(lens: Lens[Any, Any], examples: int = 100) -> LawReport:
+def check_laws(lens: Lens[S, V], examples: int = 100, *, samples: Iterable[S] = ()) -> LawReport:
     """Try whether a lens obeys the laws of lenses, on samples generated from its types.
 
     GetPut: `put(get(s), s) == s`. PutGet: `get(put(v, s)) == v`. PutPut: `put(v2, put(v1, s)) == put(v2, s)`. Before
@@ -95,6 +98,7 @@ def check_laws(lens: Lens[Any, Any], examples: int = 100) -> LawReport:
     Args:
         lens: the lens; both its types have declared fields.
         examples: how many samples each law is tried on, the same ones every time.
+        samples: try it on these samples, for a lens that few of those generated would suit.
 
     Raises:
         LensLawError: a law does not hold; the message shows the smallest example, and `report` has all that was found.
@@ -128,9 +132,10 @@ def check_laws(lens: Lens[Any, Any], examples: int = 100) -> LawReport:
         if issubclass(cls, DictSample):
             raise LensError(f"{lens.name}: the laws are tried on classes with declared fields, and DictSample has none")
     names = list(_TEXTS) if lens.editable else ["Get"]
+    given = list(samples)
     report = LawReport(
         f"{lens.name}: {lens.source.__name__} -> {lens.view.__name__}",
-        tuple(_Trial(lens, name).run(examples) for name in names),
+        tuple(_Trial(lens, name, given).run(examples) for name in names),
     )
     if report.broken:
         raise LensLawError(str(report), report=report)
@@ -149,10 +154,10 @@ class _Broken(Exception):
 class _Trial:
     """One law, tried on one example after another."""
 
-    def __init__(self, lens: Lens[Any, Any], name: str) -> None:
+    def __init__(self, lens: Lens[Any, Any], name: str, given: list[Any]) -> None:
         self._lens = lens
         self._name = name
-        self._sources, self._views = samples(lens.source), samples(lens.view)
+        self._given = given
         self._tried = 0
         self._refused: LensValueError | None = None
 
@@ -165,6 +170,10 @@ class _Trial:
         from hypothesis import strategies as st
 
         law = getattr(self, f"_{self._name.lower()}")
+        self._views = generated(self._lens.view)
+        self._changed = st.sets(st.sampled_from([f.name for f in codec.plan(self._lens.view).fields]))
+        # Copies, so that what is found wrong with one is not found with the next.
+        self._sources = st.sampled_from(self._given).map(copy.deepcopy) if self._given else generated(self._lens.source)
 
         def example(data: Any) -> None:
             found: dict[str, Any] = {}
@@ -180,6 +189,7 @@ class _Trial:
             database=None,
             deadline=None,
             derandomize=True,
+            phases=(hypothesis.Phase.generate, hypothesis.Phase.shrink),
             report_multiple_bugs=False,
             suppress_health_check=list(hypothesis.HealthCheck),
             verbosity=hypothesis.Verbosity.quiet,
@@ -189,7 +199,8 @@ class _Trial:
         except _Broken as broken:
             return Law(self._name, self._tried, broken.problem, broken.example)
         except hypothesis.errors.Unsatisfiable:
-            return Law(self._name, 0, f"could not be tried, as all samples were refused; the last: {self._refused}")
+            problem = f"could not be tried, as all samples were refused, the last with: {self._refused}"
+            return Law(self._name, 0, f"{problem}; give samples that suit it: check_laws(lens, samples=[...])")
         except hypothesis.errors.Flaky:
             return Law(self._name, self._tried, "the same sample gave another result the next time")
         return Law(self._name, self._tried)
@@ -227,14 +238,12 @@ class _Trial:
 
     def _edit(self, data: Any, source: Any, name: str, found: dict[str, Any]) -> Any:
         """The view of `source` with some fields changed: other values for what cannot be edited are soon refused."""
-        from hypothesis import strategies as st
-
         seen = self._read(source, f"get(s) before {name}", {**found})
-        other = data.draw(self._views)
-        fields = [f.name for f in codec.plan(self._lens.view).fields]
-        changed = data.draw(st.sets(st.sampled_from(fields)))
-        values = {field: getattr(other if field in changed else seen, field) for field in fields}
-        found[name] = view = self._lens.view(**values)
+        changed, other = data.draw(self._changed), data.draw(self._views)
+        fields = codec.plan(self._lens.view).fields
+        found[name] = view = self._lens.view(
+            **{f.name: getattr(other if f.name in changed else seen, f.name) for f in fields}
+        )
         return view
 
     def _read(self, source: Any, name: str, found: dict[str, Any]) -> Any:
