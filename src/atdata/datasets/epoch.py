@@ -6,8 +6,6 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-import numpy as np
-
 from atdata.datasets.ahead import Ahead
 from atdata.datasets.batch import SampleBatch
 from atdata.datasets.columns import Run, Runs
@@ -93,6 +91,8 @@ def in_sequence(
     for batch in _batches(view, reading, row, size, left, sample_type):
         count += len(batch)
         progress.done += 1
+        if len(batch) < size:
+            progress.end = start + count
         yield batch
     progress.finish(start + count)
 
@@ -279,10 +279,10 @@ def dealt(samples: Iterator[Any], deal: Deal, sample_type: type, progress: Progr
             mine = []
     whole = Deal(count, size, share, deal.remainder, min(deal.start, count))
     if progress.done < len(whole):  # what is not whole, or is missing
-        had = len(mine)
+        valid = whole.valid(progress.done)
         if pad:
-            mine += [first[i % len(first)] for i in range(size - had)]
-        valid = np.arange(len(mine)) < had if pad else None
+            mine += [first[at] for at in whole.wrap(whole.positions(progress.done, progress.done + 1))[len(mine) :]]
         progress.done += 1
+        progress.end = whole.end
         yield mine[0] if single else SampleBatch(mine, sample_type, valid)
     progress.finish(whole.end)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from atdata.datasets import buffered, epoch
@@ -18,6 +19,7 @@ from atdata.datasets.steps import Filter, Take, ValueStep
 
 if TYPE_CHECKING:
     from atdata.datasets.dataset import Dataset
+    from atdata.integrations.torch import TorchBatches
 
 __all__ = ["Loader", "Settings"]
 
@@ -83,6 +85,7 @@ class Loader(Generic[T]):
         self._inherited: Ranks | None = None
         self._readings: weakref.WeakSet[Ahead[Any]] = weakref.WeakSet()
         self._iterators: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._watchers: list[Callable[[int, int], None]] = []
 
     @property
     def dataset(self) -> Dataset[Any]:
@@ -107,7 +110,37 @@ class Loader(Generic[T]):
         if epoch < 0:
             raise ValueError(f"epochs are counted from 0 on, not {epoch}")
         if epoch != self._epoch:
-            self._epoch, self._start, self._progress = epoch, 0, None
+            self._move(epoch, 0)
+
+    def _move(self, epoch: int, position: int) -> None:
+        self._epoch, self._start, self._progress = epoch, position, None
+        for watcher in self._watchers:
+            watcher(epoch, position)
+
+    def watch(self, watcher: Callable[[int, int], None]) -> None:
+        """Have `watcher` called with epoch and position, now and whenever another place to begin at is chosen."""
+        self._watchers.append(watcher)
+        watcher(self._epoch, self._start)
+
+    def starting(self, epoch: int, position: int) -> Loader[T]:
+        """A loader like this one whose next iteration begins at another place."""
+        made = copy.copy(self)
+        made._epoch, made._start = epoch, position
+        return made
+
+    def torch(self) -> TorchBatches:
+        """What a `torch.utils.data.DataLoader` iterates over: `DataLoader(loader.torch(), num_workers=4)`.
+
+        Batches become dicts of tensors (see `SampleBatch.to_torch`). After `set_epoch` and `load_state_dict` the
+        DataLoader's next epoch begins there; call `set_epoch` before every epoch, as for a distributed sampler. How far
+        it is: `state_after`, or the `state_dict` of torchdata's `StatefulDataLoader`.
+
+        Raises:
+            ImportError: torch is missing (`pip install 'atdata[torch]'`).
+        """
+        from atdata.integrations.torch import TorchBatches
+
+        return TorchBatches(self)
 
     # -- how much there is -----------------------------------------------------------------------------------
 
@@ -187,7 +220,7 @@ class Loader(Generic[T]):
         keyed = dataset.keyed()
         if settings.seed is not None:
             key = order_key(dataset.digest, settings.seed, self._epoch)
-            keyed = dataset._through_steps(buffered.shuffled(dataset._view(()), key))
+            keyed = buffered.shuffled(dataset._view(()), dataset.steps, key)
         deal = self._deal(share, start, 0)
         return epoch.dealt((sample for _, sample in keyed), deal, sample_type, progress, single=single)
 
@@ -231,12 +264,13 @@ class Loader(Generic[T]):
         Raises:
             StateError: it is of another dataset, sample type, plan or order; nothing was changed.
         """
+        # Where samples can only be read through, how many there are may turn out later than how far one has come.
+        readable = self._dataset.seekable or self._dataset.located is None
         try:
-            length = self._length()
+            length = self._length() if readable else None
         except TypeError:  # nobody knows before it was read
             length = None
-        self._epoch, self._start = check_state(state, self._state(0), length)
-        self._progress = None
+        self._move(*check_state(state, self._state(0), length))
 
     def _state(self, position: int) -> dict[str, Any]:
         settings = self._settings
@@ -249,7 +283,7 @@ class Loader(Generic[T]):
         return {
             "atdata": FORMAT,
             "dataset": self._dataset.digest,
-            "type": type_digest(self._dataset.sample_type),
+            "type": type_digest(self._dataset._stored_type, self._dataset.sample_type),
             "steps": steps_digest(self._dataset.steps),
             "order": order,
             "seed": settings.seed,
@@ -279,9 +313,10 @@ class Loader(Generic[T]):
         progress = state.pop("_progress")
         if progress is not None and not progress.finished:
             state["_start"] = progress.position
-        del state["_readings"], state["_iterators"]
+        del state["_readings"], state["_iterators"], state["_watchers"]
         state["_inherited"] = find_ranks() or self._inherited
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _progress=None, _readings=weakref.WeakSet(), _iterators=weakref.WeakSet())
+        self.__dict__.update(state, _progress=None, _watchers=[])
+        self._readings, self._iterators = weakref.WeakSet(), weakref.WeakSet()

@@ -3,7 +3,7 @@
 ```
 {"atdata": 1,
  "dataset": "bafy…",            the content's identifier; without a commit record a digest of shards and counts
- "type": "1f3a…",               of the sample type and its fields
+ "type": "1f3a…",               of the class the samples are read as, and of that after all steps, with their fields
  "steps": "9c0e…",              of the steps, functions by their names
  "order": [2048, 32],           block and window of a shuffle; with lanes also these and the batch size; "stored"
  "seed": 7, "epoch": 0,
@@ -58,10 +58,10 @@ def dataset_digest(located: Located, counts: Sequence[int] | None) -> str:
     return "shards:" + hashlib.sha256("".join(lines).encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
-def type_digest(sample_type: type) -> str:
-    """What a sample type is: its name and its fields, in 8 hex digits."""
-    text = "DictSample" if issubclass(sample_type, DictSample) else Schema.of(sample_type).cid
-    return hashlib.sha256(text.encode()).hexdigest()[:8]
+def type_digest(*sample_types: type) -> str:
+    """What sample types are: their names and their fields, in 8 hex digits."""
+    texts = ("DictSample" if issubclass(t, DictSample) else Schema.of(t).cid for t in sample_types)
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()[:8]
 
 
 def steps_digest(steps: Sequence[Step]) -> str:

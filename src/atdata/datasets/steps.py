@@ -64,7 +64,13 @@ class ValueStep(Step):
 
 
 class NarrowingStep(Step):
-    """A step that leaves samples out, or puts them in another order."""
+    """A step that leaves samples out, or puts them in another order.
+
+    Attributes:
+        by_number: whether it goes by the samples' numbers, and not only by what they are.
+    """
+
+    by_number = False
 
     def type_after(self, before: type) -> type:
         """The class before."""
@@ -155,6 +161,7 @@ class Take(NarrowingStep):
     """The first `count` samples."""
 
     count: int
+    by_number = True
 
     @property
     def identity(self) -> str:
@@ -183,6 +190,7 @@ class Pick(NarrowingStep):
     """
 
     positions: NDArray[np.int64]
+    by_number = True
 
     @cached_property
     def identity(self) -> str:
