@@ -24,9 +24,10 @@ from atdata.samples.images import Image
 if TYPE_CHECKING:
     import pandas as pd
 
+    from atdata.datasets.batch import SampleBatch
     from atdata.datasets.dataset import Dataset
 
-__all__ = ["to_frame", "to_table"]
+__all__ = ["batch_table", "to_frame", "to_table"]
 
 _ROWS = 1024
 
@@ -38,6 +39,11 @@ def to_table(dataset: Dataset[Any]) -> pa.Table:
         for name in batch.fields:
             columns.setdefault(name, []).append(batch[name])
     return pa.table({name: _column(name, parts) for name, parts in columns.items()})
+
+
+def batch_table(batch: SampleBatch[Any]) -> pa.Table:
+    """One batch as an Arrow table."""
+    return pa.table({name: _column(name, [batch[name]]) for name in batch.fields})
 
 
 def to_frame(dataset: Dataset[Any]) -> pd.DataFrame:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,6 +11,11 @@ from numpy.typing import NDArray
 from atdata.datasets.columns import Lying, stack
 from atdata.samples import codec
 from atdata.samples.dictsample import DictSample
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from atdata.integrations.torch import TensorBatch
 
 __all__ = ["SampleBatch"]
 
@@ -109,6 +114,34 @@ class SampleBatch(Generic[T]):
 
     def __repr__(self) -> str:
         return f"SampleBatch[{self._type.__name__}]({len(self)} samples: {', '.join(self.fields)})"
+
+    # -- other formats ---------------------------------------------------------------------------------------
+
+    def to_torch(self) -> TensorBatch:
+        """The columns by name, as tensors that share their memory; see `atdata.integrations.torch.tensor`.
+
+        Raises:
+            ImportError: torch is missing (`pip install 'atdata[torch]'`).
+        """
+        from atdata.integrations.torch import tensors
+
+        return tensors({name: self[name] for name in self.fields}, self.valid)
+
+    def to_jax(self) -> dict[str, Any]:
+        """The columns by name, as `jax.Array`s; see `atdata.integrations.jax.arrays`.
+
+        Raises:
+            ImportError: jax is missing (`pip install jax`).
+        """
+        from atdata.integrations.jax import arrays
+
+        return arrays({name: self[name] for name in self.fields})
+
+    def to_arrow(self) -> pa.Table:
+        """The batch as an Arrow table; see `atdata.datasets.arrow` for the column types."""
+        from atdata.datasets.arrow import batch_table
+
+        return batch_table(self)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The places it came from mean nothing in another process, so the samples go along.

@@ -1,0 +1,1 @@
+"""What other packages take over: one module each, imported only when it is asked for."""
