@@ -109,6 +109,10 @@ class Postgres:
         self.execute(f"CREATE DATABASE {name} TEMPLATE template0")
         return self.url(name)
 
+    def drop_database(self, url: str) -> None:
+        """Ends its connections and removes it."""
+        self.execute(f"DROP DATABASE {url.rpartition('/')[2]} WITH (FORCE)")
+
     def execute(self, statement: str, database: str = "postgres") -> list[tuple[Any, ...]]:
         """What one statement gives."""
         import psycopg

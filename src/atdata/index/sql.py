@@ -408,10 +408,12 @@ class SqlBackend:
         self._database.write(work)
 
     def _refuse_labelled(self, connection: sa.Connection, version_id: int, ref: str) -> None:
-        label = connection.execute(sa.select(_labels.c.label).where(_labels.c.version_id == version_id)).scalar()
-        if label is not None:
+        query = sa.select(_labels.c.label).where(_labels.c.version_id == version_id).order_by(_labels.c.label)
+        labels = connection.execute(query).scalars().all()
+        if labels:
             raise EntryExistsError(
-                f"the label {label!r} means {ref}; set it to another version or remove it first, then delete"
+                f"{ref} is what these labels mean: {', '.join(labels)}. Set them to another version or remove them, "
+                "then delete"
             )
 
     def _remove(self, connection: sa.Connection, dataset_id: int, version_id: int | None) -> None:

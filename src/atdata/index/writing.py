@@ -175,7 +175,6 @@ class Writing:
         while True:
             latest = self._backend.find([Ref(name)])[0]
             plan = make_plan()
-            counted = version is None and latest is not None
             if version is None and latest is not None:
                 row = _row(name, latest.version, latest.version, plan, refs, parts, details)
                 if _says_the_same(row, latest):
@@ -185,7 +184,7 @@ class Writing:
             else:
                 chosen = version or FIRST
                 row = _row(name, chosen, self._before(name, chosen), plan, refs, parts, details)
-            if self._recorded(row, plan, counted=counted):
+            if self._recorded(row, plan, counted=version is None):
                 return self._entries.entry(row)
 
     def _recorded(self, row: VersionRow, plan: _Plan, *, counted: bool) -> bool:
