@@ -174,7 +174,8 @@ def test_the_same_shards_under_another_schema(write: Write) -> None:
         found = diff(old, under(old, schema))
         assert (found.change, found.shared_shards, found.unchanged) == (change, 2, 4), schema
     back = diff(under(old, None), old)
-    assert (back.change, back.schema) == ("minor", None)
+    assert (back.change, back.schema) == ("major", None)
+    assert diff(under(old, None), under(old, None)).change is None
 
 
 @atdata.packable

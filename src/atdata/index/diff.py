@@ -236,9 +236,7 @@ def _digests(located: Located) -> list[str]:
 def _schema_change(old: Schema | None, new: Schema | None, found: Evolution | None) -> Change | None:
     if found is not None:
         return found.change
-    if old is None:
-        return None if new is None else "minor"
-    return "major"
+    return None if old is new is None else "major"  # samples become of a type, or lose it
 
 
 class _Side:
