@@ -373,6 +373,7 @@ def test_describe_and_repr(urls: WrittenShards, bare: WrittenShards) -> None:
         "bytes": sum(os.path.getsize(url) for url in urls),
         "cid": urls.record.cid,
         "steps": [],
+        "queries": [],
     }
     assert repr(ds) == "Dataset[Digit](3 shards, 25 samples)"
     assert repr(Read(urls[0])) == "Dataset[Digit](1 shard, 10 samples)"

@@ -37,14 +37,22 @@ def test_the_hash_is_the_one_that_is_documented() -> None:
     """It may never change: people's test sets depend on it."""
     for seed, key in [(0, ""), (1, "000000000"), (-7, "Ünï/cødé"), (10**30, "x" * 1000)]:
         digest = hashlib.sha256(f"{seed}:{key}".encode()).hexdigest()
-        assert key_hashes([key], seed).tolist() == [int(digest[:16], 16)]
-    assert key_hashes([], 0).dtype == np.uint64
-    assert key_hashes(["000000000", "000000001"], 1).tolist() == [4203036873411422110, 17353300250367565578]
+        assert key_hashes([key], str(seed)).tolist() == [int(digest[:16], 16)]
+    assert key_hashes([], "0").dtype == np.uint64
+    assert key_hashes(["000000000", "000000001"], "1").tolist() == [4203036873411422110, 17353300250367565578]
     assert [KEYS[i] for i in np.flatnonzero(~hash_ranges([0.999], 1)[0].holds(KEYS[:3000]))] == [
         k
         for k in KEYS[:3000]
         if hashlib.sha256(f"1:{k}".encode()).hexdigest() >= f"{int(Fraction(999, 1000) * 2**64):x}"
     ]
+
+
+def test_a_part_is_split_again_by_other_hashes() -> None:
+    """By the same hashes all of it would be in the first part."""
+    half = [k for k, held in zip(KEYS, hash_ranges([0.5], 1)[0].holds(KEYS), strict=True) if held]
+    assert hash_ranges([0.5], 1, 1)[0].holds(half).mean() == pytest.approx(0.5, abs=0.015)
+    assert key_hashes(["k"], "1/2") == int(hashlib.sha256(b"1/2:k").hexdigest()[:16], 16)
+    assert [r.salt for n in range(3) for r in hash_ranges([0.5], 7, n)] == ["7", "7", "7/2", "7/2", "7/3", "7/3"]
 
 
 def test_parts_are_as_large_as_their_fractions() -> None:

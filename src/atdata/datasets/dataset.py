@@ -13,10 +13,14 @@ from atdata.datasets import indexing
 from atdata.datasets.access import Access, Verify
 from atdata.datasets.ahead import BUDGET
 from atdata.datasets.loader import Loader, Settings
+from atdata.datasets.query import Field, as_predicate, check
+from atdata.datasets.query_tree import Predicate
+from atdata.datasets.query_where import Where, outlook
 from atdata.datasets.resolving import Resolved, View, resolve
 from atdata.datasets.sequence import pieces
 from atdata.datasets.share import Ranks, Remainder, check_ranks
 from atdata.datasets.sources import Located, locate
+from atdata.datasets.split import Split, hash_ranges
 from atdata.datasets.state import dataset_digest
 from atdata.datasets.steps import Filter, Map, NarrowingStep, Pick, Select, Step, Take, ValueStep, apply
 from atdata.errors import DatasetError, SchemaError
@@ -201,7 +205,18 @@ class Dataset(Generic[T]):
             "bytes": sum(info.size for info in infos) if whole else None,
             "cid": self.cid,
             "steps": [type(step).__name__.lower() for step in self._steps],
+            "queries": self._queries(),
         }
+
+    def _queries(self) -> list[dict[str, Any]]:
+        """What each `where` will take; see `Outlook`."""
+        if self._located is None:
+            return []
+        return [
+            outlook(step, self._steps[:at], self._stored_type, self._located)._asdict()
+            for at, step in enumerate(self._steps)
+            if isinstance(step, Where)
+        ]
 
     def __repr__(self) -> str:
         count = self.known_length()
@@ -294,6 +309,40 @@ class Dataset(Generic[T]):
         """Only the samples for which `predicate(sample)` is true."""
         return self._with(Filter(predicate))
 
+    def where(self, predicate: Predicate | Field) -> Dataset[T]:
+        """Only the samples that a predicate is true for, found without reading them where a manifest can tell.
+
+        Statistics rule out shards, the manifests of the others tell which samples match; only for fields that no
+        manifest holds (long text, or samples after a `map`) the samples themselves are read. None never matches a
+        comparison, as in SQL; see `atdata.datasets.query_tree`.
+
+        Args:
+            predicate: made with `atdata.fields`: `(F.hour >= 22) & F.label.isin(["owl", "bat"])`; or a bool field.
+
+        Raises:
+            SchemaError: the sample type has no such field.
+            QueryError: a field is of a type that does not allow the comparison.
+        """
+        asked = as_predicate(predicate)
+        check(asked, self._sample_type)
+        return self._with(Where(asked, self._sample_type))
+
+    def split(self, *fractions: float, seed: int = 0) -> tuple[Dataset[T], ...]:
+        """Parts of about these sizes, such that every sample is in one of them: `train, test = ds.split(0.9)`.
+
+        Which part a sample is in depends on its key and the seed alone: it stays there when samples are added or left
+        out, and a larger first part holds the smaller one. Samples with one key are never parted.
+
+        Args:
+            fractions: the share of each part, together 1; a single one has the rest as a second part.
+            seed: another seed gives another split.
+
+        Raises:
+            ValueError: a fraction is not between 0 and 1, or they do not add up to 1.
+        """
+        before = sum(isinstance(step, Split) for step in self._steps)
+        return tuple(self._with(Split(part)) for part in hash_ranges(fractions, seed, before))
+
     def take(self, samples: int | Sequence[int]) -> Dataset[T]:
         """Only some samples.
 
@@ -310,7 +359,10 @@ class Dataset(Generic[T]):
             if samples < 0:
                 raise ValueError(f"take needs a count of 0 or more, not {samples}")
             return self._with(Take(int(samples)))
-        length = None if self._located is None or self._scans else len(self)
+        try:
+            length = len(self)
+        except TypeError:  # nobody knows before it was read
+            length = None
         return self._with(Pick(indexing.numbers(samples, length)))
 
     def select_fields(self, *fields: str) -> Dataset[Any]:
@@ -323,7 +375,7 @@ class Dataset(Generic[T]):
             raise SchemaError("name at least one field, and each only once")
         step = Select(fields)
         untouched = all(isinstance(d, Take | Pick) for d in self._steps) and self._located is not None
-        if not untouched or issubclass(self._sample_type, DictSample) or not keeps_values(self._sample_type):
+        if not untouched or not _reads_as_stored(self._sample_type):
             return self._with(step)
         # Nothing looks at the other fields before, so they need not be decoded at all.
         made = self._copy()
@@ -464,7 +516,12 @@ class Dataset(Generic[T]):
         return self._access
 
     def _view(self, values: tuple[ValueStep, ...]) -> View:
-        return View(self._shards(), self._stored_type, values)
+        stored_type = self._stored_type
+        if all(isinstance(step, Select) for step in values) and _reads_as_stored(stored_type):
+            for step in values:  # what is left out need not be decoded, even where a step before has looked at it
+                stored_type = step.type_after(stored_type)
+            values = ()
+        return View(self._shards(), stored_type, values)
 
     def _resolved(self) -> Resolved:
         """Which stored samples are left after all steps, and what is made of them; kept, also in copies."""
@@ -569,6 +626,11 @@ def _cache(given: str | os.PathLike[str] | Cache | None) -> Cache | None:
     if given is None:
         given = os.environ.get("ATDATA_CACHE") or None
     return given if isinstance(given, Cache) or given is None else Cache(given)
+
+
+def _reads_as_stored(sample_type: type) -> bool:
+    """Whether a class of only some of the fields reads the same values of them."""
+    return not issubclass(sample_type, DictSample) and keeps_values(sample_type)
 
 
 def _check_type(sample_type: Any) -> type:

@@ -82,23 +82,22 @@ def _several(dataset: Dataset[Any], wanted: NDArray[np.int64]) -> Iterator[Any]:
     places = selection.places(wanted)
     view = dataset._view(values)
     if not access.seekable:
-        for number, key, sample in access.rows(places, dataset._stored_type):
+        for number, key, sample in access.rows(places, view.stored_type):
             yield from (made for _, made in view.of(access.refs[number].url, [(key, sample)]))
         return
     for stretch in Fetching(access, iter([Wanted(places, 1)])).read():
-        if values:
+        if view.values:
             yield from (sample for _, sample in view.seen(stretch, 0, len(stretch)))
         else:
-            yield from stretch.decoded(dataset._stored_type, 0, len(stretch))
+            yield from stretch.decoded(view.stored_type, 0, len(stretch))
 
 
 def _one(dataset: Dataset[Any], number: int, row: int, values: Any) -> Any:
-    access = dataset._shards()
-    sample = access.row(number, row, dataset._stored_type)
-    if not values:
+    access, view = dataset._shards(), dataset._view(values)
+    sample = access.row(number, row, view.stored_type)
+    if not view.values:
         return sample
-    found = dataset._view(values).of(access.refs[number].url, [(access.key(number, row), sample)])
-    return next(found)[1]
+    return next(view.of(access.refs[number].url, [(access.key(number, row), sample)]))[1]
 
 
 def by_key(dataset: Dataset[Any], key: str) -> Any:

@@ -31,6 +31,7 @@ __all__ = [
     "fields",
     "has_several_types",
     "near",
+    "optional",
 ]
 
 _ORDER = ("<", "<=", ">", ">=")
@@ -314,6 +315,11 @@ def column_type(node: FieldType) -> type | None:
     """
     found = _domain(node).type
     return found if found in (str, int, float, bool, datetime) else None
+
+
+def optional(node: FieldType) -> bool:
+    """Whether a field may be None."""
+    return isinstance(node, OptionalOf) or (isinstance(node, LiteralOf) and None in node.values)
 
 
 def has_several_types(sample_type: type, name: str) -> bool:

@@ -17,17 +17,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from atdata.datasets.query import column_type, has_several_types, near
+from atdata.datasets.query import column_type, has_several_types, near, optional
 from atdata.datasets.query_tree import Instant, Predicate, Test, fold
 from atdata.errors import QueryError
 from atdata.samples import codec
 from atdata.samples.dictsample import DictSample
 from atdata.samples.encode import kind_of
-from atdata.samples.fields import Array, LiteralOf, OptionalOf
+from atdata.samples.fields import Array, OptionalOf
 from atdata.samples.packable import keeps_values
 from atdata.shards.manifest_columns import ManifestColumns
 
-__all__ = ["Candidates", "Mask", "column_matcher", "matcher"]
+__all__ = ["Candidates", "Mask", "column_kind", "column_matcher", "matcher"]
 
 Mask = NDArray[np.bool_]
 
@@ -89,25 +89,33 @@ _ARROW: dict[type, tuple[pa.DataType, ...]] = {
 }
 
 
+def column_kind(sample_type: type, name: str) -> type | None:
+    """What a manifest can say of a field: `Array` where its elements lie, or values of that type; None: nothing.
+
+    Nothing either where reading gives other values than are stored, or may do so.
+    """
+    if issubclass(sample_type, DictSample) or not keeps_values(sample_type):
+        return None
+    node = codec.plan(sample_type).nodes[name]
+    if isinstance(node.inner if isinstance(node, OptionalOf) else node, Array):
+        return Array
+    return column_type(node)
+
+
 def _column(manifest: ManifestColumns, sample_type: type, name: str) -> pa.Array | None:
     """The column to ask about a field: of its values, or for arrays of where they lie. None where there is none."""
-    if issubclass(sample_type, DictSample) or not keeps_values(sample_type):
+    kind = column_kind(sample_type, name)
+    if kind is None:
         return None
     plan = codec.plan(sample_type)
     if not plan.ignore_unknown and not {*manifest.array_fields, *manifest.scalar_fields} <= plan.nodes.keys():
         return None  # decoding says that it is another type
-    node = plan.nodes[name]
-    optional = isinstance(node, OptionalOf) or (isinstance(node, LiteralOf) and None in node.values)
-    if isinstance(node.inner if isinstance(node, OptionalOf) else node, Array):
-        if name not in manifest.array_fields:
-            return None
-        column = manifest.table[f"__offset__{name}"]
-    else:
-        kind = column_type(node)
-        if kind is None or name not in manifest.scalar_fields or manifest.table[name].type not in _ARROW[kind]:
-            return None
-        column = manifest.table[name]
-    if column.null_count and not optional:
+    if name not in (manifest.array_fields if kind is Array else manifest.scalar_fields):
+        return None
+    column = manifest.table[f"__offset__{name}" if kind is Array else name]
+    if (kind is not Array and column.type not in _ARROW[kind]) or (
+        column.null_count and not optional(plan.nodes[name])
+    ):
         return None
     return column.chunk(0) if column.num_chunks == 1 else pa.concat_arrays(column.chunks or [pa.nulls(0, column.type)])
 

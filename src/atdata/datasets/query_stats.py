@@ -7,11 +7,10 @@ from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from atdata.datasets.query import column_type
+from atdata.datasets.query import column_type, optional
 from atdata.datasets.query_tree import Instant, Predicate, Test, fold
 from atdata.samples import codec
 from atdata.samples.dictsample import DictSample
-from atdata.samples.fields import LiteralOf, OptionalOf
 from atdata.samples.packable import keeps_values
 from atdata.samples.schema import Schema
 from atdata.stores.record import FieldStats
@@ -78,13 +77,15 @@ def bounds_of(stats: Mapping[str, FieldStats], stored: Schema | None, sample_typ
     if stored is None or issubclass(sample_type, DictSample) or not keeps_values(sample_type):
         return {}
     written = {field.name: column_type(field.type) for field in stored.fields}
+    plan = codec.plan(sample_type)
+    if not plan.ignore_unknown and not written.keys() <= plan.nodes.keys():
+        return {}  # reading says that it is another type
     found = {}
-    for name, node in codec.plan(sample_type).nodes.items():
+    for name, node in plan.nodes.items():
         known, kind = stats.get(name), column_type(node)
         if known is None or kind is None or written.get(name) is not kind:
             continue
-        optional = isinstance(node, OptionalOf) or (isinstance(node, LiteralOf) and None in node.values)
-        if known.nulls and not optional:
+        if known.nulls and not optional(node):
             continue  # reading will say so
         low: Any = known.min
         high: Any = known.max

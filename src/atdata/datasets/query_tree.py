@@ -1,9 +1,11 @@
 """Predicates as a tree: tests of single fields, combined by and, or, not.
 
-What a predicate says of a sample follows SQL, as polars, DuckDB and Arrow do:
+What a predicate says of a sample:
 
-- None never matches: not with `==`, not with `!=`, and not with `~` before the comparison. `is_null()` finds it.
-- NaN is a number that is equal to none, and neither less nor more than any: only `!=` and `~` match it.
+- None never matches, as in SQL, polars and Arrow: not with `==`, not with `!=`, and not with `~` before the comparison.
+  `is_null()` finds it.
+- NaN is a number that is equal to none, and neither less nor more than any, as in Python, NumPy and Arrow: only `!=`
+  and `~` match it. (In polars and DuckDB it is equal to itself, and more than all others.)
 - Numbers are compared exactly, ints with floats too: no int is rounded to a float first.
 - Text is ordered by code points, and bool has no order.
 - A time with a zone is an instant, and cannot be compared with a time without one.

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
-from atdata.datasets.access import Access
-from atdata.datasets.query_rows import Candidates, Mask, column_matcher, matcher
+from atdata.datasets.query_rows import Candidates, Mask, column_kind, column_matcher, matcher
 from atdata.datasets.query_stats import bounds_of, pruner
 from atdata.datasets.query_tree import Predicate
 from atdata.datasets.resolving import View
 from atdata.datasets.selection import Rows, Selection
-from atdata.datasets.steps import Keyed, NarrowingStep, Select, selected_type
+from atdata.datasets.sources import Located, ShardRef
+from atdata.datasets.steps import Keyed, NarrowingStep, Select, Step, ValueStep, selected_type
 from atdata.errors import AtdataError
+from atdata.samples import codec
 from atdata.samples.dictsample import DictSample
+from atdata.samples.fields import Array
 from atdata.samples.packable import keeps_values
+from atdata.samples.schema import Schema
 
-__all__ = ["Where", "pruned_shards"]
+__all__ = ["Outlook", "Where", "outlook"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +55,7 @@ class Where(NarrowingStep):
         """
         if not all(isinstance(step, Select) for step in view.values):
             return selection.keep(self._read(selection, view))
-        pruned = pruned_shards(self.predicate, view.stored_type, view.access)
+        pruned = _pruned(self.predicate, view.stored_type, view.access.refs, view.access.schema)
         match = column_matcher(self.predicate, view.stored_type)
 
         def by_manifest(shard: int) -> Candidates | None:
@@ -84,9 +89,7 @@ class Where(NarrowingStep):
         """Those that match, when of some shards that has to be read."""
         doubtful = np.flatnonzero(np.isin(selection.places(np.arange(len(selection))).shards, list(unsure)))
         mask = np.ones(len(selection), bool)
-        stored_type, fields = view.stored_type, self.predicate.fields
-        if not issubclass(stored_type, DictSample) and keeps_values(stored_type):
-            stored_type = selected_type(stored_type, fields)  # nothing else has to be decoded
+        stored_type = _only(view.stored_type, self.predicate.fields, view.access.schema)
         mask[doubtful] = self._read(selection.pick(doubtful), View(view.access, stored_type))
         return selection.keep(mask)
 
@@ -115,12 +118,63 @@ class Where(NarrowingStep):
                 yield key, sample
 
 
-def pruned_shards(predicate: Predicate, stored_type: type, access: Access) -> set[int]:
+def _only(stored_type: type, fields: tuple[str, ...], schema: Schema | None) -> type:
+    """A class of these fields alone, so that nothing else is decoded; the class itself where that tells something."""
+    if issubclass(stored_type, DictSample) or not keeps_values(stored_type):
+        return stored_type
+    plan = codec.plan(stored_type)
+    if schema is not None and not plan.ignore_unknown and not {f.name for f in schema.fields} <= plan.nodes.keys():
+        return stored_type  # which cannot read these samples, and says so
+    return selected_type(stored_type, fields)
+
+
+def _pruned(predicate: Predicate, stored_type: type, refs: Sequence[ShardRef], schema: Schema | None) -> set[int]:
     """The numbers of the shards that have no sample which matches, told without reading anything."""
     may_match = pruner(predicate)
     return {
         number
-        for number, ref in enumerate(access.refs)
-        if ref.info is not None
-        and not may_match(bounds_of(ref.info.stats, access.schema, stored_type), ref.info.samples)
+        for number, ref in enumerate(refs)
+        if ref.info is not None and not may_match(bounds_of(ref.info.stats, schema, stored_type), ref.info.samples)
     }
+
+
+class Outlook(NamedTuple):
+    """What a query will take.
+
+    Attributes:
+        predicate: what is asked.
+        shards: how many shards there are.
+        pruned: how many of them are left alone, as their statistics rule them out.
+        scanned: the fields that no manifest holds, for which samples have to be read; None where nothing is recorded of
+            the manifests.
+    """
+
+    predicate: str
+    shards: int
+    pruned: int
+    scanned: list[str] | None
+
+
+def outlook(step: Where, before: Sequence[Step], stored_type: type, located: Located) -> Outlook:
+    """What a query will take, told without reading anything.
+
+    Args:
+        step: the query.
+        before: the steps before it.
+        stored_type: the class that samples are read as.
+        located: the shards.
+    """
+    predicate, refs = step.predicate, located.shards
+    if any(isinstance(done, ValueStep) and not isinstance(done, Select) for done in before):
+        return Outlook(repr(predicate), len(refs), 0, list(predicate.fields))
+    pruned = _pruned(predicate, stored_type, refs, located.schema)
+    infos = [ref.info for number, ref in enumerate(refs) if number not in pruned]
+    scanned = []
+    for name in predicate.fields:
+        kind = column_kind(stored_type, name)
+        # Statistics are recorded of the very fields whose values stand in the manifest.
+        known = [i is not None and i.manifest is not None and (kind is Array or name in i.stats) for i in infos]
+        if kind is None or not all(known):
+            scanned.append(name)
+    unknown = None in infos and any(column_kind(stored_type, name) is not None for name in predicate.fields)
+    return Outlook(repr(predicate), len(refs), len(pruned), None if unknown else scanned)

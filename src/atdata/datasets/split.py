@@ -1,8 +1,9 @@
 """Splitting a dataset by the hash of each sample's key, so that a sample stays in its part when others come.
 
-The hash of a key is the first 8 bytes, big-endian, of SHA-256 of the text `{seed}:{key}` in UTF-8. Numbers from 0 up to
-2⁶⁴ are cut at the running totals of the fractions, as decimals, times 2⁶⁴, rounded; a sample belongs to the part that
-its hash falls into. In SQL, for the first 0.9 with seed 1: `sha256('1:' || key) < 'e666666666666666'`.
+The hash of a key is the first 8 bytes, big-endian, of SHA-256 of the text `{seed}:{key}` in UTF-8. Where a part is
+split again it is `{seed}/2:{key}`, and so on, as its keys' first hashes are all in one range. Numbers from 0 up to 2⁶⁴
+are cut at the running totals of the fractions, as decimals, times 2⁶⁴, rounded; a sample belongs to the part that its
+hash falls into. In SQL, for the first 0.9 with seed 1: `sha256('1:' || key) < 'e666666666666666'`.
 """
 
 from __future__ import annotations
@@ -31,36 +32,37 @@ _ROUNDING = 1e-9  # what three times 1 / 3 may be away from 1
 
 
 class HashRange(NamedTuple):
-    """The keys whose hash with `seed` is from `start` up to `stop`."""
+    """The keys whose hash with `salt` (the seed, see above) is from `start` up to `stop`."""
 
-    seed: int
+    salt: str
     start: int
     stop: int
 
     def holds(self, keys: Sequence[str]) -> NDArray[np.bool_]:
         """Whether each of the keys is among them, of shape (len(keys),)."""
-        hashes = key_hashes(keys, self.seed)
+        hashes = key_hashes(keys, self.salt)
         return (hashes >= self.start) & (hashes <= self.stop - 1)
 
 
-def key_hashes(keys: Sequence[str], seed: int) -> NDArray[np.uint64]:
+def key_hashes(keys: Sequence[str], salt: str) -> NDArray[np.uint64]:
     """The hash of each key, uint64.
 
     Example:
-        >>> key_hashes(["000000000", "000000001"], seed=1)
+        >>> key_hashes(["000000000", "000000001"], "1")
         array([ 4203036873411422110, 17353300250367565578], dtype=uint64)
     """
-    sha256, prefix = hashlib.sha256, f"{seed}:"
+    sha256, prefix = hashlib.sha256, f"{salt}:"
     digests = b"".join([sha256((prefix + key).encode("utf-8", "surrogatepass")).digest() for key in keys])
     return np.frombuffer(digests, ">u8")[::4].astype(np.uint64)
 
 
-def hash_ranges(fractions: Sequence[float], seed: int) -> list[HashRange]:
+def hash_ranges(fractions: Sequence[float], seed: int, before: int = 0) -> list[HashRange]:
     """One range for each part, which together hold every hash once.
 
     Args:
         fractions: the share of each part, together 1; a single one has the rest as the second part.
         seed: another seed gives another split.
+        before: how often the dataset was split already.
 
     Raises:
         ValueError: a fraction is not between 0 and 1, or they do not add up to 1.
@@ -84,7 +86,8 @@ def hash_ranges(fractions: Sequence[float], seed: int) -> list[HashRange]:
             f"the fractions must add up to 1: {' + '.join(map(str, fractions)) or 'none'} is {float(total):.12g}"
         )
     ends = [round(total * _ALL) for total in itertools.accumulate(shares)]
-    return [HashRange(seed, start, stop) for start, stop in itertools.pairwise([0, *ends[:-1], _ALL])]
+    salt = f"{seed}/{before + 1}" if before else str(seed)
+    return [HashRange(salt, start, stop) for start, stop in itertools.pairwise([0, *ends[:-1], _ALL])]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,8 +99,8 @@ class Split(NarrowingStep):
     @property
     def identity(self) -> str:
         """The seed and the limits."""
-        seed, start, stop = self.part
-        return f"{seed}:{start:x}-{stop:x}"
+        salt, start, stop = self.part
+        return f"{salt}:{start:x}-{stop:x}"
 
     def count_after(self, count: int) -> int | None:
         """Only the keys tell, unless there is none to begin with."""
