@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from atdata.testing.local_indexes import LocalIndexSuite
+from atdata.testing import LocalIndexSuite
 
 
 class TestSqlite(LocalIndexSuite):

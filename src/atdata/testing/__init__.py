@@ -2,7 +2,8 @@
 
 `samples` gives hypothesis strategies for a sample type. `DataStoreSuite` is what every data store has to pass,
 `ReadOnlyStoreSuite` the reading half of it, and `FullStoreSuite` what atdata's own stores promise beyond; they need
-pytest and the real `webdataset` package. `FaultyStore` is a store on a bad day, `FaultProxy` a bad network before any
+pytest and the real `webdataset` package. `IndexSuite` is what every index of datasets has to pass, and
+`LocalIndexSuite` what `LocalIndex` promises over any database; they need pytest. `FaultyStore` is a store on a bad day, `FaultProxy` a bad network before any
 server that speaks HTTP.
 """
 
@@ -18,12 +19,29 @@ from atdata.testing.strategies import samples
 
 if TYPE_CHECKING:
     from atdata.testing.full import FullStoreSuite
+    from atdata.testing.indexes import IndexSuite
+    from atdata.testing.local_indexes import LocalIndexSuite
     from atdata.testing.reading import ReadOnlyStoreSuite
     from atdata.testing.stores import DataStoreSuite
 
-__all__ = ["DataStoreSuite", "FaultProxy", "FaultyStore", "FullStoreSuite", "ReadOnlyStoreSuite", "samples"]
+__all__ = [
+    "DataStoreSuite",
+    "FaultProxy",
+    "FaultyStore",
+    "FullStoreSuite",
+    "IndexSuite",
+    "LocalIndexSuite",
+    "ReadOnlyStoreSuite",
+    "samples",
+]
 
-_SUITES = {"ReadOnlyStoreSuite": "reading", "DataStoreSuite": "stores", "FullStoreSuite": "full"}
+_SUITES = {
+    "ReadOnlyStoreSuite": "reading",
+    "DataStoreSuite": "stores",
+    "FullStoreSuite": "full",
+    "IndexSuite": "indexes",
+    "LocalIndexSuite": "local_indexes",
+}
 
 
 def __getattr__(name: str) -> Any:

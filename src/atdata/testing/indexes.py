@@ -120,7 +120,7 @@ class IndexSuite:
             assert abs(entry.created_at - datetime.now(UTC)) < timedelta(hours=1)
             assert entry.schema_ref is not None
             sample_type = index.decode_schema(entry.schema_ref)
-            read = list(atdata.Dataset(entry.data_urls, sample_type=sample_type))
+            read: atdata.Dataset[Any] = atdata.Dataset(entry.data_urls, sample_type=sample_type)
             assert [sample.label for sample in read] == list(range(25))
         assert found.created_at == made.created_at
         assert found.description == "Handwritten digits\n— 25 of them 🦜"  # type: ignore[attr-defined]
@@ -351,7 +351,7 @@ class IndexSuite:
         made = index.decode_schema(index.publish_schema(Probe))
         assert made is not Probe
         (sample,) = probes(1)
-        again = atdata.unpack(atdata.pack(sample), made)
+        again: Any = atdata.unpack(atdata.pack(sample), made)
         assert again.label == sample.label
         assert atdata.pack(again) == atdata.pack(sample)
 

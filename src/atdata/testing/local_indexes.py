@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import pickle
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -131,7 +132,7 @@ class LocalIndexSuite(IndexSuite):
         ]  # fmt: skip
         for options in wrong:
             with pytest.raises(ValueError, match=r"."):
-                index.write_samples(_untouchable(), sample_type=Probe, **options)
+                index.write_samples(_Untouchable(), sample_type=Probe, **options)
         assert [entry.name for entry in index.list_datasets()] == ["taken"]
         assert len(index.gc(grace=_NOW)) == 0
 
@@ -139,7 +140,8 @@ class LocalIndexSuite(IndexSuite):
         """Neither in the index nor in the store."""
         with pytest.raises(BrokenError):
             index.write_samples(breaking(5), name="d", sample_type=Probe)
-        for nothing in ([], iter(())):
+        nothings: tuple[Iterable[Probe], ...] = ([], iter(()))
+        for nothing in nothings:
             with pytest.raises(EmptyDatasetError):
                 index.write_samples(nothing, name="d", sample_type=Probe)
             with pytest.raises(EmptyDatasetError):
@@ -263,7 +265,7 @@ class LocalIndexSuite(IndexSuite):
         with pytest.raises(SchemaError, match="no schema"):
             index.append("d", [atdata.DictSample(label=1)])
         with pytest.raises(EntryExistsError):
-            index.append("d", _untouchable(), sample_type=Probe, version="1.0.0")
+            index.append("d", _Untouchable(), sample_type=Probe, version="1.0.0")
         with pytest.raises(EmptyDatasetError):
             index.append("d", [])
         with pytest.raises(BrokenError):
@@ -599,7 +601,7 @@ class LocalIndexSuite(IndexSuite):
     def test_a_class_with_hostile_fields_is_no_code(self, index: atdata.LocalIndex) -> None:
         """What a schema holds is data."""
         fields = {f"field_{n}": int for n in range(2000)}
-        wide = atdata.packable(type("Wide", (), {"__annotations__": fields, "__module__": __name__}))
+        wide: type = atdata.packable(type("Wide", (), {"__annotations__": fields, "__module__": __name__}))
         ref = index.publish_schema(wide)
         assert len(index.get_schema(ref).fields) == 2000
         assert index.decode_schema(ref).__name__ == "Wide"
@@ -609,12 +611,11 @@ class LocalIndexSuite(IndexSuite):
 
 def _copy(entry: DatasetEntry, name: str, version: str, **changes: Any) -> DatasetEntry:
     """An entry like `entry` of another index."""
-    import dataclasses
-
     return dataclasses.replace(entry, name=name, version=version, **changes)
 
 
-def _untouchable() -> Iterator[Probe]:
+class _Untouchable:
     """Samples that must not be asked for."""
-    pytest.fail("the samples were asked for")
-    yield from ()
+
+    def __iter__(self) -> Iterator[Probe]:
+        pytest.fail("the samples were asked for")
