@@ -170,19 +170,18 @@ def resolve(source: type, view: type, declared: Declaration) -> tuple[Rule, ...]
         LensDefinitionError: a field is not there, left over, taken twice, or of a type that does not fit.
     """
     moves = dict(_moves(source, view, declared))
-    for path in declared.drop:
+    for path in sorted(declared.drop):
         _node(source, path)
     targets = {target: origin for origin, target in moves.items()}
-    for part in (declared.default, declared.cast, declared.scale):
-        for path in part:
-            _node(view, path)
-    named_source, named_view = [*moves, *declared.drop], [*targets, *declared.default]
+    for path in sorted({*declared.default, *declared.cast, *declared.scale}):
+        _node(view, path)
+    named_source, named_view = [*moves, *sorted(declared.drop)], [*targets, *declared.default]
     # Where the parts of a nested sample are named in one class, those of its namesake stay where they are.
-    opened_source, opened_view = _above(named_source), _above([*named_view, *declared.cast, *declared.scale])
+    opened_source, opened_view = _above(named_source), _above([*named_view, *sorted(declared.cast), *declared.scale])
     origins = set(_leaves(source, opened_source | (opened_view - {*named_source})))
     leaves = list(_leaves(view, opened_view | (opened_source - {*named_view})))
     _check_whole(source, origins, named_source)
-    _check_whole(view, leaves, [*named_view, *declared.cast, *declared.scale])
+    _check_whole(view, leaves, [*named_view, *sorted(declared.cast), *declared.scale])
     for path in moves:
         if path in declared.drop:
             raise LensDefinitionError(f"is both dropped and moved to {moves[path]}", field=f"{source.__name__}.{path}")
