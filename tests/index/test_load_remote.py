@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 
 import atdata
+from atdata.datasets.sources import locate
 from atdata.errors import DatasetNotFoundError, SchemaError, SplitError, SplitNotFoundError, StoreError
 from atdata.index.load import load_dataset
 from atdata.index.splits import DatasetDict
+from atdata.stores.opening import Opening
 from atdata.stores.s3 import S3DataStore
 from servers.rgw import S3Server
 from servers.web import WebServer
@@ -69,6 +71,25 @@ def test_every_way_to_name_objects(store: S3DataStore, place: str) -> None:
         ds = load_dataset(store.base + place, store=store, **options)
         assert texts(ds) == expected
         assert ds.sample_type.__name__ == "Word"
+
+
+def test_patterns_mean_the_same_as_on_a_disk(store: S3DataStore, tmp_path: Path) -> None:
+    names = ["x.tar", "a/x.tar", "a/y.tar", "b/x.tar", "a/b/x.tar", "a/b/c/x.tar", "ab/x.tar", ".h/x.tar", "a/.h.tar"]
+    names += ["a/x.manifest.json", "a/x.manifest.parquet", "a/1/x.tar.gz", "a+b/x.tar"]
+    for name in names:
+        (tmp_path / "tree" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "tree" / name).touch()
+        store.put(f"tree/{name}", b"")
+    for pattern in (
+        "*.tar", "*/*.tar", "**/*.tar", "**/x.tar", "a/**/x.tar", "a/*/x.tar", "?/x.tar", "[ab]/x.tar", "[!a]/x.tar",
+        "ab/*", "**/b/**/x.tar", "{a,b}/*.tar", "{a,*}/x.tar", "a/*/x.tar*", "**/*.gz", "a+*/x.tar", ".h/*.tar", "a/.*",
+    ):  # fmt: skip
+        here = {ref.url.removeprefix(str(tmp_path)) for ref in locate(str(tmp_path / "tree" / pattern)).shards}
+        there = locate(f"{store.base}tree/{pattern}", Opening(store))
+        assert {"/" + ref.url.removeprefix(store.base) for ref in there.shards} == here, pattern
+        assert here, pattern
+    with pytest.raises(DatasetNotFoundError, match="this is a folder, not a shard"):  # of which S3 has none
+        locate(str(tmp_path / "tree/a/*"))
 
 
 def test_the_usual_credentials_are_found(

@@ -144,9 +144,12 @@ def _listed(pattern: str, opening: Opening) -> list[str]:
     store = opening.object_store(pattern)
     if store is None:
         raise DatasetNotFoundError("web servers cannot be listed: give braces or a list of URLs", url=pattern)
-    fixed = re.split(r"[*?\[]", pattern[len(store.base) :], maxsplit=1)[0]
-    wanted = re.compile(glob_to_regex(pattern))
-    found = [url for url in store.list(fixed.rpartition("/")[0]) if wanted.fullmatch(url) and not _is_beside(url)]
+    key = pattern[len(store.base) :]
+    wanted = re.compile(glob_to_regex(key))
+    listed = store.list(re.split(r"[*?\[]", key, maxsplit=1)[0].rpartition("/")[0])
+    found = [url for url in listed if wanted.fullmatch(url[len(store.base) :]) and not _is_beside(url)]
+    if "/." not in f"/{key}":  # as on a disk, what is hidden has to be asked for
+        found = [url for url in found if "/." not in url[len(store.base) - 1 :]]
     if not found:
         raise DatasetNotFoundError("no object matches the pattern", url=pattern)
     return found
@@ -160,7 +163,7 @@ def _is_beside(name: str) -> bool:
 def glob_to_regex(pattern: str) -> str:
     """The regular expression of a glob.
 
-    `*` and `?` match anything but a slash, `[…]` one of some characters, and `**` as a whole part any folders.
+    `*` and `?` match anything but a slash, `[…]` one of some characters, and `**/` any folders.
     """
     out, at = "", 0
     while at < len(pattern):
