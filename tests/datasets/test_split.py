@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import math
+import pickle
+import tempfile
 from fractions import Fraction
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from dataset_samples import Digit, Shelf, digits, double, is_even
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import atdata
 from atdata.datasets.split import hash_ranges, key_hashes
+from atdata.errors import DatasetError, SampleKeyError
+from atdata.stores.base import WrittenShards
 
 KEYS = [f"{i:09d}" for i in range(20_000)]
 
@@ -94,3 +102,94 @@ def test_fractions_that_make_no_sense(fractions: list[float], message: str) -> N
 def test_a_seed_is_an_int(seed: object) -> None:
     with pytest.raises(TypeError, match="the seed of a split is an int, not"):
         hash_ranges([0.5], seed)  # type: ignore[arg-type]
+
+
+# -- datasets --------------------------------------------------------------------------------------------------------
+
+
+def labels(ds: atdata.Dataset[Any]) -> list[int]:
+    return [d.label for d in ds]
+
+
+@given(
+    count=st.integers(1, 60),
+    weights=st.lists(st.integers(1, 9), min_size=2, max_size=4),
+    seed=st.integers(-5, 5),
+    manifest=st.booleans(),
+)
+@settings(max_examples=30, deadline=None)
+def test_parts_are_a_partition_in_order(count: int, weights: list[int], seed: int, manifest: bool) -> None:
+    with tempfile.TemporaryDirectory() as root:
+        memory = atdata.Dataset.from_samples(digits(count), Digit)
+        urls = atdata.LocalDiskStore(root).write_shards(memory, prefix="d", maxcount=11, manifest=manifest)
+        fractions = [w / sum(weights) for w in weights]
+        parts = atdata.Dataset[Digit](urls).split(*fractions, seed=seed)
+        found = [labels(part) for part in parts]
+        assert len(parts) == len(weights)
+        assert sorted(label for part in found for label in part) == list(range(count))
+        assert all(part == sorted(part) for part in found)
+        assert [len(part) for part in parts] == [len(part) for part in found]
+        held = [r.holds([f"{i:09d}" for i in range(count)]) for r in hash_ranges(fractions, seed)]
+        assert found == [np.flatnonzero(h).tolist() for h in held]
+
+
+def test_parts_are_datasets(urls: WrittenShards) -> None:
+    train, test = atdata.Dataset[Digit](urls).split(0.8, seed=1)
+    every = sorted(labels(train) + labels(test))
+    assert every == list(range(25))
+    assert 0 < len(test) < len(train)
+    assert train[0].label == labels(train)[0]
+    assert [b.label for b in train.ordered(batch_size=100)] == [labels(train)]
+    assert sorted(d.label for d in test.shuffled(seed=3)) == labels(test)
+    key = f"{labels(test)[0]:09d}"
+    assert test.get(key).label == labels(test)[0]
+    with pytest.raises(SampleKeyError):
+        train.get(key)
+    again = pickle.loads(pickle.dumps(test))
+    assert labels(again) == labels(test)
+    assert test.describe()["steps"] == ["split"]
+
+
+def test_a_sample_stays_in_its_part(store: atdata.LocalDiskStore) -> None:
+    """Whatever is added, left out, or written in shards of another size."""
+    few = store.write_shards(atdata.Dataset.from_samples(digits(100), Digit), prefix="few", maxcount=30)
+    more = store.write_shards(atdata.Dataset.from_samples(digits(150), Digit), prefix="more", maxcount=17)
+    F = atdata.fields(Digit)
+    small, large = (atdata.Dataset[Digit](urls) for urls in (few, more))
+    for part, larger in zip(small.split(0.6, 0.3, 0.1), large.split(0.6, 0.3, 0.1), strict=True):
+        assert labels(part) == [label for label in labels(larger) if label < 100]
+    test = small.split(0.7, seed=4)[1]
+    assert labels(small.where(F.label >= 50).split(0.7, seed=4)[1]) == [x for x in labels(test) if x >= 50]
+    assert labels(small.map(double).split(0.7, seed=4)[1]) == [2 * x for x in labels(test)]
+    assert labels(small.filter(is_even).split(0.7, seed=4)[1]) == [x for x in labels(test) if x % 2 == 0]
+    assert labels(small.take(40).split(0.7, seed=4)[1]) == [x for x in labels(test) if x < 40]
+    assert labels(small.split(0.7, seed=4)[1].take(3)) == labels(test)[:3]
+    assert labels(small.split(0.7, seed=5)[1]) != labels(test)
+    assert set(labels(small.split(0.7)[0])) <= set(labels(small.split(0.8)[0]))
+
+
+def test_a_part_can_be_split_again(urls: WrittenShards) -> None:
+    train, rest = atdata.Dataset[Digit](urls).split(0.5, seed=1)
+    a, b = rest.split(0.5, seed=1)
+    assert labels(a)
+    assert labels(b)
+    assert sorted(labels(train) + labels(a) + labels(b)) == list(range(25))
+
+
+def test_sources_and_memory_are_split_by_their_keys(urls: WrittenShards) -> None:
+    shelf = atdata.Dataset(Shelf({url: Path(url).read_bytes() for url in urls}), sample_type=Digit)
+    for part, same in zip(shelf.split(0.5, seed=2), atdata.Dataset[Digit](urls).split(0.5, seed=2), strict=True):
+        assert labels(part) == labels(same)
+    keyed = atdata.Dataset.from_samples(digits(25), Digit, key=lambda d: f"{d.label:09d}")
+    assert [labels(p) for p in keyed.split(0.5, seed=2)] == [labels(p) for p in shelf.split(0.5, seed=2)]
+    with pytest.raises(DatasetError, match="split by the keys of its samples, and these in memory have none: give"):
+        list(atdata.Dataset.from_samples(digits(3), Digit).split(0.5)[0])
+
+
+def test_a_part_may_be_empty(urls: WrittenShards) -> None:
+    nothing = atdata.Dataset[Digit](urls).split(1e-9)[0]
+    assert (len(nothing), list(nothing), list(nothing.shuffled(batch_size=3, seed=0))) == (0, [], [])
+    with pytest.raises(ValueError, match="less than 1"):
+        atdata.Dataset[Digit](urls).split(90, 10)
+    with pytest.raises(ValueError, match="none"):
+        atdata.Dataset[Digit](urls).split()
