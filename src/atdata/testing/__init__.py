@@ -3,8 +3,8 @@
 `samples` gives hypothesis strategies for a sample type. `DataStoreSuite` is what every data store has to pass,
 `ReadOnlyStoreSuite` the reading half of it, and `FullStoreSuite` what atdata's own stores promise beyond; they need
 pytest and the real `webdataset` package. `IndexSuite` is what every index of datasets has to pass, and
-`LocalIndexSuite` what `LocalIndex` promises over any database; they need pytest. `FaultyStore` is a store on a bad day, `FaultProxy` a bad network before any
-server that speaks HTTP.
+`LocalIndexSuite` what `LocalIndex` promises over any database; they need pytest. `FaultyStore` is a store on a bad day,
+`FaultProxy` a bad network before any server that speaks HTTP.
 """
 
 from __future__ import annotations
