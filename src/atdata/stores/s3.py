@@ -106,7 +106,7 @@ class S3DataStore(ObjectStore):
     def _place(self) -> _Place:
         """Where the bucket is, and who asks; whatever else the environment may say."""
         config = self._config()
-        endpoint = config.get("AWS_ENDPOINT")
+        endpoint = _checked_endpoint(config)
         region = config.get("AWS_REGION") or self._region or ("us-east-1" if endpoint else _region_of(self.bucket))
         self._region = region
         virtual = self._virtual_host if self._virtual_host is not None else endpoint is None
@@ -186,10 +186,15 @@ def _check(config: dict[str, str], where: str) -> dict[str, str]:
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         if not config.get(name):
             raise StoreError(f"{where} has no {name}")
+    _checked_endpoint(config)
+    return config
+
+
+def _checked_endpoint(config: dict[str, str]) -> str | None:
     endpoint = config.get("AWS_ENDPOINT")
     if endpoint and not re.match(r"https?://[^/\s@]+/?$", endpoint, re.IGNORECASE):
         raise StoreError("AWS_ENDPOINT must be like https://host or http://host:port, without a path or a password")
-    return config
+    return endpoint or None
 
 
 def _dotenv(path: Path) -> dict[str, str]:
