@@ -19,7 +19,7 @@ from atdata.errors import (
     StoreError,
 )
 from atdata.stores.base import WrittenShards
-from atdata.stores.http import HttpObject
+from atdata.stores.http import HttpObject, redirected
 from atdata.stores.s3 import S3DataStore
 from atdata.testing import FaultProxy
 from servers.rgw import S3Server
@@ -101,15 +101,14 @@ def test_redirects(served: WebServer) -> None:
             HttpObject(served.url("away.tar")).read(0, 1)
 
 
-def test_no_redirect_from_https_to_http() -> None:
-    import urllib.request
-
-    from atdata.stores.http import _SameKind
-
-    request = urllib.request.Request("https://host/a.tar?secret")
-    with pytest.raises(StoreError, match="not followed") as caught:
-        _SameKind().redirect_request(request, None, 302, "", {}, "http://host/a.tar?secret")
-    assert "secret" not in str(caught.value)
+def test_where_redirects_may_lead() -> None:
+    assert redirected("http://host/a/b.tar?x", "/c d.tar#e") == "http://host/c%20d.tar"
+    assert redirected("http://host/a/b.tar", "https://other/c?d=e%20f") == "https://other/c?d=e%20f"
+    assert redirected("https://host/a/b.tar", "//other/c") == "https://other/c"
+    for target in ("http://host/a.tar?secret", "ftp://host/a", "file:///etc/passwd", "https://me:secret@host/a"):
+        with pytest.raises(StoreError, match="not followed") as caught:
+            redirected("https://host/a.tar?secret", target)
+        assert "secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import abc
+import io
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterator, Sequence
 from typing import IO, Any, Protocol, runtime_checkable
 
 from atdata.errors import UnsafeNameError
@@ -149,9 +150,33 @@ class StoredObject(abc.ABC):
         for start in range(0, self.size, _STRETCH):
             yield self.fetch(start, min(start + _STRETCH, self.size))
 
-    @abc.abstractmethod
     def stream(self) -> IO[bytes]:
         """The bytes from the beginning, as they arrive."""
+        return io.BufferedReader(_ChunkReader(self.chunks()), 1 << 20)
+
+
+class _ChunkReader(io.RawIOBase):
+    """A readable stream over chunks."""
+
+    def __init__(self, chunks: Iterator[memoryview]) -> None:
+        self._chunks = chunks
+        self._chunk = memoryview(b"")
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        if not self._chunk:
+            self._chunk = next(self._chunks, memoryview(b""))
+        n = min(len(buffer), len(self._chunk))
+        buffer[:n] = self._chunk[:n]
+        self._chunk = self._chunk[n:]
+        return n
+
+    def close(self) -> None:
+        if isinstance(self._chunks, Generator):
+            self._chunks.close()
+        super().close()
 
 
 class DataStore(abc.ABC):

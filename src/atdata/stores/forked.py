@@ -6,38 +6,23 @@ reads have. Connections are kept for the next request, and every thread that ask
 
 from __future__ import annotations
 
-import base64
 import html
-import http.client
 import os
-import random
 import re
-import ssl
-import time
-import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from atdata.errors import AccessDeniedError, DatasetNotFoundError, IntegrityError, StoreError
 from atdata.stores.answers import Answer, denied, explained
 from atdata.stores.signing import Keys, presigned, query_string, quoted_path, signed_headers
+from atdata.stores.transport import AGAIN, AgainError, Clock, Patience, Reply, Transport, retry_after
 
 __all__ = ["ForkedReader"]
 
-_CONNECT = 5.0  # seconds
-_SILENCE = 20.0  # seconds without any byte
 _PIECE = 64 << 10  # most bytes that are lost, and asked for again, when a connection breaks
-_AGAIN = {408, 425, 429, 500, 502, 503, 504}
-
-
-class _AgainError(Exception):
-    """Worth another try, after a while if the server said so."""
-
-    def __init__(self, text: str, after: float = 0.0) -> None:
-        super().__init__(text)
-        self.after = after
 
 
 class _Wanted:
@@ -65,14 +50,14 @@ class _Wanted:
             found["if-match"] = self.etag
         return found
 
-    def take(self, answer: http.client.HTTPResponse, until: float) -> None:
+    def take(self, answer: Reply) -> None:
         """Read an answer's body, as far as it comes."""
         length = answer.headers.get("Content-Length", "")
         if self.query:
             self.data[:] = answer.read()
             return
         if not length.isdigit():
-            raise _AgainError("the server does not say how long its answer is")
+            raise AgainError("the server does not say how long its answer is")
         self.etag = self.etag or answer.headers.get("ETag")
         at, whole = self.start + self.got, answer.headers.get("Content-Range", "")
         if answer.status == 206:
@@ -97,9 +82,7 @@ class _Wanted:
             count = answer.readinto(view[self.got : min(self.got + _PIECE, end)])
             self.got += count
             if not count:
-                raise _AgainError("the connection was cut")
-            if time.monotonic() > until:
-                raise _AgainError("it takes too long")
+                raise AgainError("the connection was cut")
 
 
 class ForkedReader:
@@ -116,22 +99,17 @@ class ForkedReader:
     def __init__(
         self, base: str, root: str, region: str, keys: Callable[[], Keys] | None, retries: Mapping[str, Any]
     ) -> None:
-        address = urlsplit(root)
         self._base = base
-        self._secure = address.scheme == "https"
-        default = 443 if self._secure else 80
-        self._host, self._port = address.hostname or "", address.port or default
-        shown = f"[{self._host}]" if ":" in self._host else self._host
-        self._authority = shown if self._port == default else f"{shown}:{self._port}"
-        self._folder = address.path + "/"
+        self._transport = Transport(root)
+        self._folder = urlsplit(root).path + "/"
         self._region = region
         self._keys = keys
-        self._retries = retries
-        by_proxy = not urllib.request.proxy_bypass(self._host)
-        proxy = urllib.request.getproxies().get(address.scheme) if by_proxy else None
-        self._proxy = urlsplit(proxy if "://" in proxy else f"http://{proxy}") if proxy else None
-        # Lists are changed in one step, so that no lock is needed.
-        self._idle: list[http.client.HTTPConnection] = []
+        self._patience = Patience(
+            retries["max_retries"] + 1,
+            retries["retry_timeout"].total_seconds(),
+            retries["backoff"]["init_backoff"].total_seconds(),
+            retries["backoff"]["max_backoff"].total_seconds(),
+        )
         self._pid = os.getpid()
 
     @property
@@ -166,7 +144,7 @@ class ForkedReader:
 
     def presigned(self, key: str) -> str:
         """A URL of an object, good for a day, that anything can read without keys."""
-        origin = f"{'https' if self._secure else 'http'}://{self._authority}"
+        origin = self._transport.origin
         path = quoted_path(self._folder + key)
         if self._keys is None:
             return origin + path
@@ -174,105 +152,26 @@ class ForkedReader:
 
     def _asked(self, wanted: _Wanted) -> Answer:
         """What comes of a request, tried as often as makes sense; what was cut goes on where it stopped."""
-        until = time.monotonic() + self._retries["retry_timeout"].total_seconds()
-        backoff = self._retries["backoff"]
-        least, most = backoff["init_backoff"].total_seconds(), backoff["max_backoff"].total_seconds()
-        attempt = 0
-        while True:
-            before = wanted.got
-            try:
-                self._once(wanted, until)
-                return Answer(memoryview(wanted.data).toreadonly(), wanted.size, wanted.etag)
-            except _AgainError as error:
-                text, wait = str(error), error.after
-            except (OSError, http.client.HTTPException) as error:
-                if isinstance(error, StoreError):
-                    raise
-                text, wait = _said(error), 0.0
-            attempt = 1 if wanted.got > before else attempt + 1
-            wait = wait or min(most, least * backoff["base"] ** (attempt - 1)) * random.uniform(0.5, 1.0)  # noqa: S311
-            if attempt > self._retries["max_retries"] or time.monotonic() + wait > until:
-                raise StoreError(f"the server cannot be read, also when asked {attempt} times: {text}", url=wanted.url)
-            time.sleep(wait)
+        self._patience.insist(wanted.url, partial(self._once, wanted), lambda: wanted.got)
+        return Answer(memoryview(wanted.data).toreadonly(), wanted.size, wanted.etag)
 
-    def _once(self, wanted: _Wanted, until: float) -> None:
-        headers = {"host": self._authority, **wanted.headers()}
+    def _once(self, wanted: _Wanted, clock: Clock) -> None:
+        headers = {"host": self._transport.authority, **wanted.headers()}
         if self._keys is not None:
             now = datetime.now(UTC)
             headers = signed_headers(self._keys(), self._region, wanted.method, wanted.path, wanted.query, headers, now)
-        connection, answer = self._sent(wanted, {**headers, "accept-encoding": "identity", "user-agent": "atdata"})
-        try:
+        target = wanted.path + (f"?{wanted.query}" if wanted.query else "")
+        with self._transport.ask(wanted.method, target, headers, clock) as answer:
             if answer.status not in (200, 206):
                 raise _refusal(wanted, answer)
-            wanted.take(answer, until)
-        except BaseException:
-            connection.close()
-            raise
-        if answer.isclosed() and not answer.will_close:
-            self._idle.append(connection)
-        else:
-            connection.close()
-
-    def _sent(
-        self, wanted: _Wanted, headers: Mapping[str, str]
-    ) -> tuple[http.client.HTTPConnection, http.client.HTTPResponse]:
-        """The connection that a request was sent by, and the beginning of the answer."""
-        target = wanted.path + (f"?{wanted.query}" if wanted.query else "")
-        if self._proxy is not None and not self._secure:
-            target, headers = f"http://{self._authority}{target}", {**headers, **self._for_proxy()}
-        while True:
-            try:
-                connection, kept = self._idle.pop(), True
-            except IndexError:
-                connection, kept = self._connected(), False
-            try:
-                connection.request(wanted.method, target, headers=headers)
-                return connection, connection.getresponse()
-            except BaseException as error:
-                connection.close()
-                # The server may close a connection that waits; that it has done so is not known before it is used.
-                if not (kept and isinstance(error, ConnectionError)):
-                    raise
-
-    def _connected(self) -> http.client.HTTPConnection:
-        via = self._proxy
-        host, port = (self._host, self._port) if via is None else (via.hostname or "", via.port or 80)
-        made: http.client.HTTPConnection
-        if self._secure:
-            made = http.client.HTTPSConnection(host, port, timeout=_CONNECT, context=ssl.create_default_context())
-            if via is not None:
-                made.set_tunnel(self._host, self._port, self._for_proxy())
-        else:
-            made = http.client.HTTPConnection(host, port, timeout=_CONNECT)
-        try:
-            made.connect()
-        except BaseException:
-            made.close()
-            raise
-        made.sock.settimeout(_SILENCE)
-        return made
-
-    def _for_proxy(self) -> dict[str, str]:
-        """What a proxy wants to know of who asks."""
-        if self._proxy is None or self._proxy.username is None:
-            return {}
-        who = f"{unquote(self._proxy.username)}:{unquote(self._proxy.password or '')}"
-        return {"proxy-authorization": "Basic " + base64.b64encode(who.encode()).decode()}
+            wanted.take(answer)
 
     def close(self) -> None:
         """Close the connections that wait."""
-        while self._idle:
-            self._idle.pop().close()
-
-    def __del__(self) -> None:
-        self.close()
+        self._transport.close()
 
 
-def _said(error: Exception) -> str:
-    return "no answer in time" if isinstance(error, TimeoutError) else str(error) or type(error).__name__
-
-
-def _refusal(wanted: _Wanted, answer: http.client.HTTPResponse) -> Exception:
+def _refusal(wanted: _Wanted, answer: Reply) -> Exception:
     """What an answer other than the object means."""
     status, url = answer.status, wanted.url
     text = answer.read(_PIECE).decode("utf-8", "replace")
@@ -286,7 +185,6 @@ def _refusal(wanted: _Wanted, answer: http.client.HTTPResponse) -> Exception:
     if status == 416:
         return StoreError("the object is shorter than its record says", url=url, offset=wanted.start + wanted.got)
     said = f"{status} {answer.reason}" + (f", {code[1]}" if code else "")
-    if status in _AGAIN:
-        after = answer.headers.get("Retry-After", "")
-        return _AgainError(f"the server answers {said}", float(after) if after.isdigit() else 0.0)
+    if status in AGAIN:
+        return AgainError(f"the server answers {said}", retry_after(answer.headers.get("Retry-After", "")))
     return StoreError(explained(said), url=url)

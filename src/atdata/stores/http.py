@@ -2,52 +2,64 @@
 
 from __future__ import annotations
 
-import contextlib
 import http.client
-import io
-import random
-import socket
 import threading
-import time
-import urllib.error
-import urllib.parse
-import urllib.request
-from collections.abc import Iterator
-from typing import IO, Any
+from functools import partial
+from typing import Any
+from urllib.parse import quote, urldefrag, urljoin, urlsplit
 
 from atdata.errors import AccessDeniedError, DatasetNotFoundError, IntegrityError, StoreError
 from atdata.stores.base import StoredObject
+from atdata.stores.transport import AGAIN, AgainError, Clock, Patience, Reply, Transport, retry_after
 
-__all__ = ["HttpObject", "public_url"]
+__all__ = ["HttpObject", "Web", "public_url", "redirected"]
 
-_TRIES = 6
-_TIMEOUT = 20.0  # seconds without any byte
-_DEADLINE = 120.0  # seconds for one range, all tries together
-_AGAIN = {408, 425, 429, 500, 502, 503, 504}
+_PATIENCE = Patience(tries=6, seconds=120.0)
+_REDIRECTS = 5
 _PIECE = 256 << 10
-
-
-class _SameKind(urllib.request.HTTPRedirectHandler):
-    """Follows redirects, but never from https to http or to another scheme."""
-
-    max_redirections = 5
-
-    def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
-        if not newurl.startswith("https://") and not (
-            newurl.startswith("http://") and req.full_url.startswith("http://")
-        ):
-            raise StoreError(
-                f"the server redirects to {newurl.split('?')[0]}, which is not followed", url=public_url(req.full_url)
-            )
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
-
-
-_opener = urllib.request.build_opener(_SameKind)
+_MOST = 1 << 30  # bytes of an answer that says nothing of its length, or is longer than the range that was asked for
 
 
 def public_url(url: str) -> str:
     """A URL for messages: of one on the web, the part before the query, which may be a signature."""
     return url.split("?", 1)[0] if url.lower().startswith(("http://", "https://")) else url
+
+
+def redirected(url: str, location: str) -> str:
+    """Where a redirect leads.
+
+    Raises:
+        StoreError: from https to http, or to what is no web address.
+    """
+    target = urldefrag(urljoin(url, location)).url
+    allowed = ("https://",) if url.startswith("https://") else ("https://", "http://")
+    parts = urlsplit(target)
+    if not target.lower().startswith(allowed) or "@" in parts.netloc:
+        place = f"{parts.scheme}://{parts.hostname or ''}{parts.path}"
+        raise StoreError(f"the server redirects to {place}, which is not followed", url=public_url(url))
+    return _quoted(target)
+
+
+def _quoted(address: str) -> str:
+    """Spaces and what is not ASCII are quoted; what is quoted already stays as it is."""
+    return quote(address, safe="%/:=&?~#+!$,;'@()*[]")
+
+
+class Web:
+    """Connections to web servers, kept for the next request."""
+
+    def __init__(self) -> None:
+        self._transports: dict[str, Transport] = {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (Web, ())
+
+    def ask(self, address: str, headers: dict[str, str], clock: Clock) -> Reply:
+        """GET an address."""
+        parts = urlsplit(address)
+        origin = f"{parts.scheme}://{parts.netloc}"
+        transport = self._transports.get(origin) or self._transports.setdefault(origin, Transport(origin))
+        return transport.ask("GET", (parts.path or "/") + (f"?{parts.query}" if parts.query else ""), headers, clock)
 
 
 class HttpObject(StoredObject):
@@ -56,15 +68,17 @@ class HttpObject(StoredObject):
     Args:
         address: its http or https URL; a query is sent but never shown.
         size: its size when known already.
+        web: the connections to use.
     """
 
-    def __init__(self, address: str, size: int | None = None) -> None:
+    def __init__(self, address: str, size: int | None = None, web: Web | None = None) -> None:
         self.url = public_url(address)
-        if "@" in urllib.parse.urlsplit(address).netloc:
+        if "@" in urlsplit(address).netloc:
             _, _, rest = self.url.partition("@")
             raise StoreError("a URL with a name and password is not read; give one without", url=f"…@{rest}")
-        # Spaces and what is not ASCII are quoted; what is quoted already stays as it is.
-        self._address = urllib.parse.quote(address, safe="%/:=&?~#+!$,;'@()*[]")
+        self._address = _quoted(address)
+        self._target = self._address  # where redirects led
+        self._web = web or Web()
         self._size = size
         self.etag: str | None = None
         self._whole: bytes | None = None
@@ -105,59 +119,26 @@ class HttpObject(StoredObject):
         """The whole file in one request; DatasetNotFoundError when there is none."""
         return bytes(self._ask(None, None))
 
-    def chunks(self) -> Iterator[memoryview]:
-        """The file from the beginning, in bounded ranges."""
-        for start in range(0, self.size, 8 << 20):
-            yield self.fetch(start, min(start + (8 << 20), self.size))
-
-    def stream(self) -> IO[bytes]:
-        """The file from the beginning, in bounded ranges."""
-        return io.BufferedReader(_Ranges(self), 1 << 20)
-
     def _ask(self, start: int | None, stop: int | None) -> memoryview:
         """One range (or everything), tried again as often as makes sense; a cut body goes on where it stopped."""
-        until = time.monotonic() + _DEADLINE
         got = bytearray()
-        last: str = ""
-        attempt = 0
-        while attempt < _TRIES:
-            before = len(got)
-            wait = min(10.0, 0.1 * 2**attempt) * random.uniform(0.5, 1.0)  # noqa: S311  (jitter)
-            try:
-                self._try(start, stop, got)
-                if start is None or stop is None or len(got) == stop - start:
-                    return memoryview(got)
-                if start == 0 and self._size is not None and len(got) == min(stop, self._size):
-                    return memoryview(got)
-                last = "the body was cut"
-            except urllib.error.HTTPError as error:
-                last, wait = self._refused(error, wait)
-            except (OSError, http.client.HTTPException) as error:
-                if isinstance(error, StoreError):
-                    raise
-                reason = getattr(error, "reason", error)
-                last = (
-                    "no answer in time" if isinstance(reason, socket.timeout) else str(reason) or type(error).__name__
-                )
-            if len(got) > before and time.monotonic() < until:
-                attempt = 0  # it goes on, if in small steps
-                continue
-            attempt += 1
-            if attempt == _TRIES or time.monotonic() + wait > until:
-                break
-            time.sleep(wait)
-        raise StoreError(
-            f"the server cannot be read, also when asked {attempt or 1} times: {last}", url=self.url, offset=start
-        )
+        try:
+            _PATIENCE.insist(self.url, partial(self._try, start, stop, got), lambda: len(got))
+        except StoreError as error:
+            error.at(offset=start)
+            raise
+        return memoryview(got)
 
-    def _try(self, start: int | None, stop: int | None, got: bytearray) -> None:
-        headers = {"Accept-Encoding": "identity", "User-Agent": "atdata"}
+    def _try(self, start: int | None, stop: int | None, got: bytearray, clock: Clock) -> None:
+        headers = {}
         at = (start or 0) + len(got)
         ranged = stop is not None or at > 0
         if ranged:
-            headers["Range"] = f"bytes={at}-{'' if stop is None else stop - 1}"
-        request = urllib.request.Request(self._address, headers=headers)  # noqa: S310  (checked by `opening`)
-        with _opener.open(request, timeout=_TIMEOUT) as answer:
+            headers["range"] = f"bytes={at}-{'' if stop is None else stop - 1}"
+        with self._answer(headers, clock) as answer:
+            if answer.status == 416:
+                self._past_the_end(answer, at)
+                return
             self._note_version(answer.headers.get("ETag"))
             if ranged and answer.status == 200:
                 self._take_whole(answer, start or 0, stop, got)
@@ -171,22 +152,71 @@ class HttpObject(StoredObject):
                 self._note_size(int(content_range.rpartition("/")[2]))
             elif not ranged and answer.headers.get("Content-Length", "").isdigit():
                 self._note_size(int(answer.headers["Content-Length"]))
-            limit = None if stop is None else stop - at
-            for piece in _pieces(answer, limit):
-                got += piece
-            if not ranged and self._size is not None and len(got) < self._size:
-                raise http.client.IncompleteRead(b"", self._size - len(got))
+            self._read(answer, None if stop is None else stop - at, got)
+        # What begins at 0 may end before it was said to: a small file, of which nothing was known.
+        wanted = self._size if start is None else stop if self._size is None or start else min(stop or 0, self._size)
+        if wanted is not None and len(got) < wanted - (start or 0):
+            raise AgainError("the body was cut")
 
-    def _take_whole(self, answer: Any, start: int, stop: int | None, got: bytearray) -> None:
+    def _past_the_end(self, answer: Reply, at: int) -> None:
+        """What asks for the first byte of an empty file is told so too."""
+        size = answer.headers.get("Content-Range", "").rpartition("/")[2]
+        if size.isdigit():
+            self._note_size(int(size))
+        if at or size != "0":
+            raise StoreError("the file is shorter than its record says", url=self.url)
+
+    def _read(self, answer: Reply, limit: int | None, got: bytearray) -> None:
+        """A body, as far as it comes: what came stays when the connection breaks."""
+        most = len(got) + (self._size or _MOST if limit is None else limit)
+        while len(got) < most:
+            piece = answer.read1(min(_PIECE, most - len(got)))
+            if not piece:
+                return
+            got += piece
+        if limit is None and self._size is None:
+            raise StoreError(f"the file is larger than {_MOST} bytes, and the server cannot give a part", url=self.url)
+
+    def _take_whole(self, answer: Reply, start: int, stop: int | None, got: bytearray) -> None:
         """A server without ranges sends everything: it is kept, so that it is sent once."""
-        data = b"".join(_pieces(answer, None))
+        data = bytearray()
         length = answer.headers.get("Content-Length", "")
+        if length.isdigit():
+            self._note_size(int(length))
+        self._read(answer, None, data)
         if length.isdigit() and int(length) != len(data):
             raise http.client.IncompleteRead(b"", int(length) - len(data))
         self._note_size(len(data))
-        self._whole = data
+        self._whole = bytes(data)
         self._ranges = False
         got[:] = data[start:stop] if stop is None or start == 0 else self._of_whole(start, stop)
+
+    def _answer(self, headers: dict[str, str], clock: Clock) -> Reply:
+        """The answer with the file, where redirects lead to."""
+        for _ in range(_REDIRECTS + 1):
+            answer = self._web.ask(self._target, headers, clock)
+            if answer.status in (200, 206, 416):
+                return answer
+            with answer:
+                answer.read(64 << 10)
+            if answer.status in (301, 302, 303, 307, 308) and "Location" in answer.headers:
+                self._target = redirected(self._target, answer.headers["Location"])
+            elif answer.status in (400, 401, 403, 404, 410) and self._target != self._address:
+                self._target = self._address  # where it led to was good for a while only
+            else:
+                raise self._refusal(answer)
+        raise StoreError("the server redirects in a circle, or too often", url=self.url)
+
+    def _refusal(self, answer: Reply) -> Exception:
+        said = f"the server answers {answer.status} {answer.reason}"
+        if answer.status in AGAIN:
+            return AgainError(said, retry_after(answer.headers.get("Retry-After", "")))
+        if answer.status in (404, 410):
+            return DatasetNotFoundError("there is no such file", url=self.url)
+        if answer.status in (401, 403):
+            hint = "; a presigned URL may have expired: ask its store for a new one" if "?" in self._address else ""
+            return AccessDeniedError(f"the server denies access ({answer.status}){hint}", url=self.url)
+        return StoreError(said, url=self.url)
 
     def _note_size(self, size: int) -> None:
         if self._size is not None and size != self._size:
@@ -203,54 +233,3 @@ class HttpObject(StoredObject):
             self.etag = etag
         elif etag is not None and etag != self.etag:
             raise IntegrityError("the file was replaced while it was read; read it again", url=self.url)
-
-    def _refused(self, error: urllib.error.HTTPError, wait: float) -> tuple[str, float]:
-        with contextlib.suppress(OSError):
-            error.close()
-        if error.code in (404, 410):
-            raise DatasetNotFoundError("there is no such file", url=self.url) from None
-        if error.code in (401, 403):
-            expired = "?" in self._address
-            hint = "; a presigned URL may have expired: ask its store for a new one" if expired else ""
-            raise AccessDeniedError(f"the server denies access ({error.code}){hint}", url=self.url) from None
-        if 300 <= error.code < 400:  # its reason names the target, signature and all
-            raise StoreError("the server redirects in a circle, or to where is not followed", url=self.url) from None
-        if error.code == 416:
-            raise StoreError("the file is shorter than its record says", url=self.url) from None
-        if error.code not in _AGAIN:
-            raise StoreError(f"the server answers {error.code} {error.reason}", url=self.url) from None
-        after = error.headers.get("Retry-After", "") if error.headers else ""
-        return f"the server answers {error.code} {error.reason}", float(after) if after.isdigit() else wait
-
-
-def _pieces(answer: Any, limit: int | None) -> Iterator[bytes]:
-    while limit is None or limit > 0:
-        # `read` would lose what had come of a piece when the connection breaks.
-        piece = answer.read1(_PIECE if limit is None else min(_PIECE, limit))
-        if not piece:
-            return
-        if limit is not None:
-            limit -= len(piece)
-        yield piece
-
-
-class _Ranges(io.RawIOBase):
-    """A readable stream over ranged requests."""
-
-    def __init__(self, file: HttpObject) -> None:
-        self._file = file
-        self._at = 0
-        self._piece = memoryview(b"")
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        if not self._piece and self._at < self._file.size:
-            stop = min(self._at + (8 << 20), self._file.size)
-            self._piece = self._file.fetch(self._at, stop)
-            self._at = stop
-        n = min(len(buffer), len(self._piece))
-        buffer[:n] = self._piece[:n]
-        self._piece = self._piece[n:]
-        return n

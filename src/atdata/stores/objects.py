@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import abc
 import contextlib
-import io
 import itertools
 import os
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import IO, Any
+from typing import Any
 
 from atdata.errors import (
     AccessDeniedError,
@@ -324,31 +323,3 @@ class RemoteObject(StoredObject):
             finally:
                 for future in waiting:
                     future.cancel()
-
-    def stream(self) -> IO[bytes]:
-        """The object from the beginning."""
-        return io.BufferedReader(_ChunkReader(self.chunks()), 1 << 20)
-
-
-class _ChunkReader(io.RawIOBase):
-    """A readable stream over chunks."""
-
-    def __init__(self, chunks: Iterator[memoryview]) -> None:
-        self._chunks = chunks
-        self._chunk = memoryview(b"")
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        if not self._chunk:
-            self._chunk = next(self._chunks, memoryview(b""))
-        n = min(len(buffer), len(self._chunk))
-        buffer[:n] = self._chunk[:n]
-        self._chunk = self._chunk[n:]
-        return n
-
-    def close(self) -> None:
-        if isinstance(self._chunks, contextlib.AbstractContextManager) or hasattr(self._chunks, "close"):
-            self._chunks.close()
-        super().close()

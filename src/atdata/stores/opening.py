@@ -9,7 +9,7 @@ from typing import Any
 from atdata.errors import CommitRecordError, DatasetNotFoundError, StoreError
 from atdata.stores.base import DataStore, StoredObject
 from atdata.stores.disk import LocalDiskStore, LocalObject, local_path
-from atdata.stores.http import HttpObject
+from atdata.stores.http import HttpObject, Web
 from atdata.stores.objects import ObjectStore, RemoteObject
 from atdata.stores.record import RECORD_NAME, CommitRecord
 from atdata.stores.web import HttpDataStore
@@ -73,9 +73,10 @@ class Opening:
     def __init__(self, store: Any = None) -> None:
         self.store = store
         self._stores: dict[str, ObjectStore] = {}
+        self._web = Web()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"store": self.store, "_stores": {}}
+        return {"store": self.store, "_stores": {}, "_web": Web()}
 
     def address(self, url: str) -> str:
         """The path or URL to be opened for `url`: what a store's `read_url` gives, where it is needed."""
@@ -136,7 +137,7 @@ class Opening:
             return LocalObject(path)
         scheme = address.partition("://")[0].lower()
         if scheme in ("http", "https"):
-            return HttpObject(address, size)
+            return HttpObject(address, size, self._web)
         store = self.object_store(url)
         if store is None:
             raise StoreError(f"{scheme}:// URLs cannot be read; {_KINDS} can", url=url)

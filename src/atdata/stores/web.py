@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from atdata.errors import StoreError, UnsafeNameError
 from atdata.stores.base import DataStore, Transaction
-from atdata.stores.http import HttpObject, public_url
+from atdata.stores.http import HttpObject, Web, public_url
 
 __all__ = ["HttpDataStore"]
 
@@ -27,6 +27,7 @@ class HttpDataStore(DataStore):
         if not base.lower().startswith(("http://", "https://")):
             raise StoreError("a web server's URL begins with https:// or http://", url=base)
         self.base = base.rstrip("/") + "/"
+        self._web = Web()
         HttpObject(self.base)  # refuses a URL with a password
 
     def __repr__(self) -> str:
@@ -49,7 +50,7 @@ class HttpDataStore(DataStore):
 
     def open(self, url: str) -> HttpObject:
         """Open the file at `url` for reading; see `DataStore.open`."""
-        found = HttpObject(self.read_url(url))
+        found = HttpObject(self.read_url(url), web=self._web)
         found.size  # noqa: B018  (asks the server, and so finds out whether there is one)
         return found
 
