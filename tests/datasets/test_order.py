@@ -63,7 +63,7 @@ def test_batches_of_different_lanes_share_hardly_a_block(order: Order) -> None:
         assert all(len(a & b) <= 1 for a, b in pairwise(blocks))
 
 
-@given(st.integers(1, 3000), st.integers(0, 2**64 - 1))
+@given(st.integers(1, 9000), st.integers(0, 2**64 - 1))
 def test_a_permutation_and_its_inverse(n: int, key: int) -> None:
     found = permute(np.arange(n), n, key)
     assert sorted(found.tolist()) == list(range(n))
@@ -79,73 +79,16 @@ def test_the_order_never_changes() -> None:
     """States saved by one version mean the same samples in the next: these numbers are part of the format."""
     key = order_key("bafyreigh2akiscaildcqabsyg3dfr6chu3fgpregiymsck7e7aqa4s52zy", 7, 3)
     assert key == 9907993077636796075
-    assert permute(np.arange(10), 10, key).tolist() == [0, 4, 8, 1, 2, 7, 6, 9, 3, 5]
+    assert permute(np.arange(10), 10, key).tolist() == [1, 8, 9, 5, 4, 6, 0, 2, 3, 7]
     assert Order(20, key).numbers(np.arange(20)).tolist() == [
-        16,
-        11,
-        8,
-        5,
-        6,
-        0,
-        17,
-        3,
-        7,
-        15,
-        9,
-        14,
-        19,
-        1,
-        2,
-        18,
-        10,
-        12,
-        13,
-        4,
-    ]
+        0, 18, 12, 16, 11, 8, 4, 17, 7, 19, 3, 14, 2, 1, 9, 5, 10, 13, 6, 15,
+    ]  # fmt: skip
     assert Order(20, key, block=3, window=2).numbers(np.arange(20)).tolist() == [
-        14,
-        12,
-        9,
-        13,
-        11,
-        10,
-        4,
-        3,
-        5,
-        0,
-        1,
-        2,
-        7,
-        17,
-        8,
-        6,
-        15,
-        16,
-        19,
-        18,
-    ]
+        1, 2, 13, 0, 12, 14, 9, 6, 8, 7, 10, 11, 5, 16, 4, 15, 3, 17, 18, 19,
+    ]  # fmt: skip
     assert Order(20, key, block=3, window=2, lanes=2, batch=2).numbers(np.arange(20)).tolist() == [
-        14,
-        12,
-        4,
-        3,
-        9,
-        13,
-        5,
-        0,
-        11,
-        10,
-        1,
-        2,
-        7,
-        15,
-        18,
-        19,
-        8,
-        6,
-        17,
-        16,
-    ]
+        1, 2, 9, 6, 13, 0, 8, 7, 12, 14, 10, 11, 5, 4, 19, 16, 15, 3, 18, 17,
+    ]  # fmt: skip
     far = np.array([0, 10**9, 10**12 - 1])
     assert permute(far, 10**12, key).tolist() == [331875981603, 410301008500, 892272891297]
     assert Order(10**12, key, block=1000, window=32).numbers(far).tolist() == [953871669858, 372326885163, 753901836412]
@@ -191,7 +134,7 @@ def z_score(counts: np.ndarray, expected: float, freedom: int) -> float:
     return float((((counts - expected) ** 2 / expected).sum() - freedom) / np.sqrt(2 * freedom))
 
 
-@pytest.mark.parametrize("n", [2, 3, 4, 5, 6, 7, 8, 9, 16, 17, 33])
+@pytest.mark.parametrize("n", [2, 3, 4, 5, 9, 33])
 def test_every_sample_is_as_likely_at_every_position(n: int) -> None:
     runs = 6000
     counts, pairs = np.zeros((n, n)), np.zeros((n, n))
@@ -202,6 +145,20 @@ def test_every_sample_is_as_likely_at_every_position(n: int) -> None:
     assert z_score(counts, runs / n, (n - 1) ** 2) < 5
     neighbours = pairs[~np.eye(n, dtype=bool)]
     assert z_score(neighbours, runs / (n * (n - 1)), n * (n - 1) - 1 or 1) < 5
+
+
+def test_many_samples_are_as_likely_everywhere() -> None:
+    """More than are sorted: of all numbers, those that come first, at a place of each power of two, and last."""
+    n, cells, runs = 5000, 20, 2000
+    counts = np.zeros((6, cells))
+    places = np.array([0, 1, 255, 1024, 4096, n - 1])
+    pairs = np.zeros((cells, cells))
+    for seed in range(runs):
+        found = permute(places, n, order_key("mix", seed, 0)) * cells // n
+        counts[np.arange(6), found] += 1
+        pairs[found[0], found[1]] += 1
+    assert z_score(counts, runs / cells, 6 * (cells - 1)) < 5
+    assert z_score(pairs, runs / cells**2, cells**2 - 1) < 5
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (10, 10, 1), (7, 9, 1), (10, 5, 3)])

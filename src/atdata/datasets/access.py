@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import bisect
 import contextlib
-import functools
 import hashlib
 import itertools
 import os
@@ -24,6 +23,7 @@ from atdata.datasets.remote import RemoteShard
 from atdata.datasets.selection import Places
 from atdata.datasets.sources import DataSource, Located, ShardRef, is_source
 from atdata.errors import DatasetNotFoundError, IntegrityError
+from atdata.forks import cached_property
 from atdata.shards.compression import compression
 from atdata.shards.manifest import Manifest, manifest_name, read_manifest
 from atdata.shards.manifest_columns import ManifestColumns, read_columns
@@ -77,16 +77,17 @@ class Access:
         self._lock = threading.Lock()
         self._counts: list[int] | None = None
         self._seen: dict[int, int] = {}
+        self._paths: dict[int, str | None] = {}
         self._pid = os.getpid()
 
     def foreign(self) -> bool:
         """Whether this was made in another process, of which this one is a fork."""
         return self._pid != os.getpid()
 
-    @functools.cached_property
+    @cached_property
     def far(self) -> bool:
         """Whether any of the shards lies on a server."""
-        return self._source is None and any(self._opening.path(ref.url) is None for ref in self.refs)
+        return self._source is None and any(self._path(number) is None for number in range(len(self.refs)))
 
     @property
     def workers(self) -> int:
@@ -172,13 +173,28 @@ class Access:
                 return None
             self._kept.move_to_end(number)
         if kept.state is not None:
-            path = self._opening.path(self.refs[number].url)
+            path = self._path(number)
             try:  # a file of the cache is kept open, and has no other name
                 if path is not None and checks.state_of(os.stat(path)) != kept.state:
                     return None
             except OSError:
                 return None
-        return kept
+        if kept.checked or kept.state is None or kept.expected is None or self._verify != "first":
+            return kept
+        # Sample by sample, or by another dataset, it may have been checked meanwhile.
+        known = checks.is_known(kept.state, kept.expected)
+        return self._keep(number, kept._replace(checked=True)) if known else kept
+
+    def _path(self, number: int) -> str | None:
+        """The local path of shard `number`; None when it lies elsewhere."""
+        if number not in self._paths:
+            path = self._opening.path(self.refs[number].url)
+            self._paths[number] = None if path is None else str(path)
+        return self._paths[number]
+
+    def is_open(self, number: int) -> bool:
+        """Whether shard `number` is kept open."""
+        return number in self._kept
 
     def _keep(self, number: int, found: Opened) -> Opened:
         with self._lock:
@@ -365,7 +381,7 @@ class Access:
             return shard.manifest.shard_size
         return len(shard.buffer) if isinstance(shard, BufferShard) else 0
 
-    @functools.cached_property
+    @cached_property
     def seekable(self) -> bool:
         """Whether samples can be read in any order; else shards have to be read through from front to back."""
         return self._source is None and all(self._seekable(number) for number in range(len(self.refs)))
@@ -375,7 +391,7 @@ class Access:
         if ref.info is None:
             return not isinstance(self._open(number).shard, StreamShard)
         # Without a manifest or a cache, a shard on a server would be brought whole for every sample.
-        return ref.info.manifest is not None or self._cache is not None or self._opening.path(ref.url) is not None
+        return ref.info.manifest is not None or self._cache is not None or self._path(number) is not None
 
     def check_count(self, number: int, count: int) -> None:
         """Shard `number` was read to its end, and gave `count` samples.

@@ -80,6 +80,17 @@ class Stretch:
         self._rows = rows
         self._columns: dict[tuple[type, str], Callable[[int, int], Any]] = {}
         self._spans: tuple[list[int], list[int], list[int]] | None = None
+        self._all: list[_Piece] | None = None
+
+    @classmethod
+    def merged(cls, stretches: Sequence[tuple[Stretch, NDArray[np.intp]]], count: int) -> Stretch:
+        """Several stretches as one of `count` samples, given where in it the samples of each come."""
+        shards: list[BufferShard] = []
+        which, rows = np.empty(count, np.intp), np.empty(count, np.int64)
+        for stretch, at in stretches:
+            which[at], rows[at] = stretch._which + len(shards), stretch._rows
+            shards += stretch._shards
+        return cls(shards, which, rows)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -150,6 +161,13 @@ class Stretch:
 
     def _pieces(self, start: int, stop: int) -> list[_Piece]:
         """The samples from `start` up to `stop`, shard by shard."""
+        if start == 0 and stop == len(self):
+            if self._all is None:
+                self._all = self._grouped(0, stop)
+            return self._all
+        return self._grouped(start, stop)
+
+    def _grouped(self, start: int, stop: int) -> list[_Piece]:
         which, rows = self._which[start:stop], self._rows[start:stop]
         if len(which) == 0:
             return []

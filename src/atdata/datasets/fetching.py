@@ -69,7 +69,7 @@ class Fetching:
             shards = {group.number: self._open(pool, group.number) for group in groups}
             if coming is not None:
                 for number in np.unique(coming.places.shards).tolist():
-                    if number not in shards and number not in self._opens:
+                    if number not in self._opens and not self._access.is_open(number):
                         self._opens[number] = pool.submit(self._access.current, number)
             yield from self._cut(wanted, groups, shards)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import functools
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -16,6 +15,7 @@ from atdata.datasets.order import Order, order_key
 from atdata.datasets.share import Deal, Ranks, Remainder, Share, find_ranks, find_share
 from atdata.datasets.state import FORMAT, check_state, steps_digest, type_digest
 from atdata.datasets.steps import Filter, Take, ValueStep
+from atdata.forks import cached_property
 
 if TYPE_CHECKING:
     from atdata.datasets.dataset import Dataset
@@ -164,7 +164,7 @@ class Loader(Generic[T]):
 
     # -- the order -------------------------------------------------------------------------------------------
 
-    @functools.cached_property
+    @cached_property
     def _shape(self) -> tuple[int, int]:
         """Block and window; by default they depend on the sizes of the shards only, wherever those lie."""
         settings = self._settings
