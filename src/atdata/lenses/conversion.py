@@ -7,6 +7,7 @@ when it survives the way back and there, and the one before it the way there and
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable
 from datetime import datetime
@@ -19,8 +20,9 @@ import numpy as np
 from atdata.errors import AtdataError, LensValueError
 from atdata.lenses.columns import rows, stack
 from atdata.lenses.numbers import array_numbers, scalar_numbers
+from atdata.samples import codec
 from atdata.samples.decode import explain, from_wire, wire_type
-from atdata.samples.encode import Mismatch, small
+from atdata.samples.encode import Mismatch, small, to_wire
 from atdata.samples.evolution import compare
 from atdata.samples.fields import (
     AnyValue,
@@ -145,7 +147,8 @@ def _contained(old: FieldType, new: FieldType) -> Conversion | None:
     if not wider and not narrower:
         return None
     if not _as_is(old, new):
-        return Conversion(old, new, _reread(old, new), _reread(new, old), free=wider)
+        there, back = _reread(old, new), _reread(new, old)
+        return Conversion(old, new, there if wider else _lossless(old, there, back), back, free=wider)
     if wider:
         return Conversion(old, new, _same, _fits(old), free=True, whole=_same)
     return Conversion(old, new, _fits(new), _same, whole=_fits_whole(new))
@@ -155,6 +158,24 @@ def _readable(old: FieldType, new: FieldType) -> bool:
     before, now = (Schema("Value", (SchemaField("value", node),)) for node in (old, new))
     # A sample has a value for every field, whether or not its bytes may lack one.
     return all(d.readable or d.kind == "default" for d in compare(before, now).differences)
+
+
+def _known(node: FieldType, wire: Any) -> Any:
+    """`wire` without the fields that nested samples of `node` do not have."""
+    match node:
+        case OptionalOf():
+            return None if wire is None else _known(node.inner, wire)
+        case ListOf() if isinstance(wire, list):
+            return [_known(node.item, item) for item in wire]
+        case DictOf() if isinstance(wire, dict):
+            return {key: _known(node.value, item) for key, item in wire.items()}
+        case TupleOf() if isinstance(wire, list):
+            items = itertools.repeat(node.items[0]) if node.variadic else node.items
+            return [_known(item, value) for item, value in zip(items, wire, strict=False)]
+        case Nested() if isinstance(wire, dict):
+            nodes = codec.plan(node.cls).nodes
+            return {name: _known(nodes[name], value) for name, value in wire.items() if name in nodes}
+    return wire
 
 
 def _as_is(old: FieldType, new: FieldType) -> bool:
@@ -204,13 +225,25 @@ def _check_array(node: Array, value: Any, skip: int = 0) -> Any:
     return value
 
 
+def _lossless(node: FieldType, there: Convert, back: Convert) -> Convert:
+    write = checked_bytes(node)
+
+    def checked(value: Any) -> Any:
+        made = there(value)
+        if write(back(made)) != write(value):
+            raise LensValueError(f"{_show(value)} has parts for which there is no place")
+        return made
+
+    return checked
+
+
 def _reread(old: FieldType, new: FieldType) -> Convert:
-    """Writes a value of the one and reads it as the other: how different classes with the same content meet."""
-    write, decode, convert = small(old), msgspec.msgpack.Decoder(wire_type(new)).decode, from_wire(new) or _same
+    """Writes a value of the one and reads it as the other, without the fields it has not: how classes meet."""
+    write, decode, convert = to_wire(old), msgspec.msgpack.Decoder(wire_type(new)).decode, from_wire(new) or _same
 
     def reread(value: Any) -> Any:
         try:
-            return convert(decode(write(value)))
+            return convert(decode(msgspec.msgpack.encode(_known(new, write(value)))))
         except msgspec.MsgspecError as error:
             problem: Exception = explain(error, {})
         except (Mismatch, AtdataError) as error:

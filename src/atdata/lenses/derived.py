@@ -91,6 +91,10 @@ def _unreadable(field: FieldEvolution, source: type, view: type, gone: Collectio
     if not wrong:
         return None
     d = wrong[0]
+    if d.new is None:
+        return f"{view.__name__}.{d.path} is not there, and {d.old} in {source.__name__}"
+    if d.old is None:
+        return f"{view.__name__}.{d.path} is not in {source.__name__}, and has no default"
     return (
         f"{view.__name__}.{d.path} is {d.new}, and {d.old} in {source.__name__}{f' ({d.reason})' if d.reason else ''}"
     )
@@ -120,8 +124,7 @@ class FromDict(Lens[DictSample, T]):
         return frozenset(self._names)
 
     def _see(self, source: Any) -> T:
-        found = source if isinstance(source, DictSample) else vars(source)
-        return unpack(DictSample({name: found[name] for name in self._names if name in found}).packed, self.view)
+        return unpack(DictSample({name: source[name] for name in self._names if name in source}).packed, self.view)
 
     def _change(self, view: T, source: DictSample) -> DictSample:
         wire = DictSample.from_bytes(pack(view))

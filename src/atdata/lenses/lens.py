@@ -243,7 +243,7 @@ class Lens(Generic[S, V]):
     __call__ = get
 
     def get_partial(self, source: Any) -> V:
-        """The view of an object of any class that has the fields of `reads`, and maybe no others.
+        """The view of an object of any class (`DictSample` for those) that has the fields of `reads`, maybe no others.
 
         Raises:
             LensError: the getter asked for another field after all, or gave something that is not of the view class.
@@ -305,9 +305,13 @@ class Lens(Generic[S, V]):
 
     def _columns(self, columns: Mapping[str, Any], size: int, fields: Collection[str] | None) -> dict[str, Any]:
         """`get_columns` of `size` samples."""
-        make: Any = self.source if self.reads is None or len(self.reads) == len(field_names(self.source)) else _Part
-        parts = parts_of(columns, columns if self.reads is None else self.reads, size)
-        views = [self.get_partial(make(**part)) for part in parts]
+        parts: Iterable[Any] = parts_of(columns, columns if self.reads is None else self.reads, size)
+        if issubclass(self.source, DictSample):
+            parts = map(DictSample, parts)
+        else:
+            whole = self.reads == frozenset(field_names(self.source))
+            parts = ((self.source if whole else _Part)(**part) for part in parts)
+        views = [self.get_partial(part) for part in parts]
         if issubclass(self.view, DictSample):
             names = dict.fromkeys(name for view in views for name in view) if fields is None else fields  # type: ignore[attr-defined]
             return {name: stack([view[name] for view in views]) for name in names}  # type: ignore[index]

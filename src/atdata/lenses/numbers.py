@@ -124,12 +124,12 @@ def _times(array: NDArray[Any], dtype: np.dtype[Any], p: int, q: int) -> NDArray
     work = np.promote_types(np.promote_types(array.dtype, dtype), np.float64)
     wide: NDArray[Any] = array.astype(work)
     if p != 1:
-        wide = wide * p
+        wide *= p  # in place, or a 0-d array would become a scalar
     if q != 1:
-        wide = wide / q
+        wide /= q
     if dtype.kind not in "iu":
         return wide.astype(dtype)
-    wide = np.rint(wide)
+    np.rint(wide, out=wide)
     info = np.iinfo(dtype)
     # Powers of two, which every float type here has exactly.
     top = work.type(math.ldexp(1.0, info.bits - (dtype.kind == "i")))
