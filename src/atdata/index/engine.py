@@ -67,9 +67,10 @@ class Database:
             except OSError as error:
                 raise CatalogError(f"the folder of the index cannot be made: {error.strerror}", url=self.url) from None
         self.read_only = path.exists() and not os.access(path, os.W_OK)
-        engine = sa.create_engine(
-            "sqlite://", creator=lambda: self._open_file(path), poolclass=sa.QueuePool, pool_timeout=WAIT
-        )
+        pool: dict[str, Any] = {"poolclass": sa.QueuePool, "pool_timeout": WAIT}
+        if self.read_only:
+            pool = {"poolclass": sa.NullPool}  # to look each time whether there is a writer; see below
+        engine = sa.create_engine("sqlite://", creator=lambda: self._open_file(path), **pool)
         # The driver would begin transactions late and by itself; see its note on "transaction control".
         sa.event.listen(engine, "begin", _begin_sqlite)
         return engine

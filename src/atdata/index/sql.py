@@ -102,7 +102,11 @@ class SqlBackend:
         self._add_dataset = insert(_datasets).on_conflict_do_nothing()
         self._add_part = insert(_parts).on_conflict_do_nothing()
         self._add_schema = insert(_schemas).on_conflict_do_nothing().returning(_schemas.c.id)
-        prepare(self._database)
+        try:
+            prepare(self._database)
+        except BaseException:
+            self._database.close()
+            raise
 
     @classmethod
     def on_server(cls, url: str) -> SqlBackend:

@@ -10,7 +10,7 @@ import msgspec
 
 from atdata.datasets.dataset import Dataset
 from atdata.datasets.sources import ShardRef
-from atdata.errors import AtdataError, DatasetError, EntryFormError
+from atdata.errors import AtdataError, CatalogError, DatasetError, EntryFormError
 from atdata.index.backend import Part
 from atdata.index.details import check_url
 from atdata.shards.compression import open_archive
@@ -116,7 +116,15 @@ def parts_of(refs: Sequence[ShardRef]) -> tuple[Part, ...]:
 
 
 def refs_in(parts: Sequence[Part]) -> Iterator[ShardRef]:
-    """The shards that rows name, in order."""
+    """The shards that rows name, in order.
+
+    Raises:
+        CatalogError: a row cannot be read.
+    """
     for part in parts:
-        for info in msgspec.json.decode(part.shards, type=list[ShardInfo]):
+        try:
+            infos = msgspec.json.decode(part.shards, type=list[ShardInfo])
+        except msgspec.MsgspecError as error:
+            raise CatalogError(f"a list of shards in the index was altered, and cannot be read: {error}") from None
+        for info in infos:
             yield ShardRef(part.folder + info.name, info)
