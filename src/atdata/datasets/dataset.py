@@ -389,6 +389,8 @@ class Dataset(Generic[T]):
         return made
 
     def _copy(self) -> Dataset[Any]:
+        if self._located is not None:
+            self._shards()  # all copies share what is open: manifests are read once for several queries
         made: Dataset[Any] = Dataset.__new__(Dataset)
         made.__dict__.update(self.__dict__)
         return made
