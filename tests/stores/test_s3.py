@@ -234,7 +234,7 @@ def test_what_is_denied(faulty: S3DataStore, fault_proxy: FaultProxy) -> None:
     fault_proxy.answer_next(403, count=10)
     with pytest.raises(AccessDeniedError, match="access denied"):
         read(faulty, "v1")
-    assert len(fault_proxy.requests()) == 1
+    assert len(fault_proxy.requests()) == 2  # the second to learn why
 
 
 @pytest.mark.parametrize(
@@ -416,7 +416,7 @@ def test_a_server_killed_during_a_read(own_rgw: RGW, impatient: None) -> None:
                 own_rgw.kill()
 
     began = time.monotonic()
-    with pytest.raises(StoreError, match=r"request failed|reached|in time"):
+    with pytest.raises(StoreError, match="cannot be read, also when asked 4 times"):
         killing()
     assert time.monotonic() - began < 30
     assert seen == samples[: len(seen)]

@@ -99,7 +99,7 @@ def explained(text: str) -> str:
     """What an error means and what to do, without secrets."""
     if "NoSuchBucket" in text:
         return "the bucket does not exist; make it first"
-    if re.search(r"PermanentRedirect|AuthorizationHeaderMalformed|\b301 Moved", text):
+    if re.search(r"PermanentRedirect|AuthorizationHeaderMalformed|\b301 Moved|redirect without LOCATION", text):
         return "the bucket is in another region; set AWS_REGION to it"
     if "InvalidBucketName" in text:
         return "the bucket name is not valid"

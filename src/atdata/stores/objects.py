@@ -2,7 +2,8 @@
 
 obstore's time-outs cover whole bodies, and its waits cannot be interrupted; so reading asks for bounded ranges only.
 Its runtime does not survive `fork`: a child of a process that used it would hang for ever. There something else reads,
-if the store knows of something else, and all the rest is refused.
+if the store knows of something else, and all the rest is refused. What obstore cannot read at the first try is asked
+for in the same way, which sees more of the answers.
 """
 
 from __future__ import annotations
@@ -11,9 +12,9 @@ import abc
 import contextlib
 import itertools
 import os
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import Any, TypeVar
 
 from atdata.errors import (
     AccessDeniedError,
@@ -30,6 +31,8 @@ from atdata.stores.claims import CLAIMS, Claim
 from atdata.stores.record import RECORD_NAME, files_of
 
 __all__ = ["ObjectStore", "RemoteObject"]
+
+T = TypeVar("T")
 
 PART = 8 << 20  # bytes of one uploaded part, and of one range of a large read
 _PIECE = 512 << 10
@@ -78,10 +81,15 @@ class ObjectStore(DataStore):
     @property
     def reader(self) -> Reader:
         """What reads in this process."""
-        return (self._forked_reader() if _forked() else None) or _Obstore(self)
+        return (self._direct_reader() if _forked() else None) or _Obstore(self)
 
-    def _forked_reader(self) -> Reader | None:
-        """What reads in a forked process, where obstore cannot; None when nothing can."""
+    @property
+    def _hasty_client(self) -> Any:
+        """The obstore store that reads: it gives up at once where something else goes on."""
+        return self.client
+
+    def _direct_reader(self) -> Reader | None:
+        """What reads without obstore, in a forked process and where obstore failed; None when nothing can."""
         return None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -202,28 +210,52 @@ class ObjectStore(DataStore):
 
 
 class _Obstore:
-    """Reads by obstore."""
+    """Reads by obstore; what fails passes on to what reads without it, and can say why."""
 
     def __init__(self, store: ObjectStore) -> None:
         self._store = store
 
+    def _or_directly(self, key: str, read: Callable[[Any], T], directly: Callable[[Reader], T]) -> T:
+        try:
+            with self._store.errors(self._store.base + key):
+                return read(self._store._hasty_client)
+        except (DatasetNotFoundError, IntegrityError, ForkError):
+            raise
+        except StoreError:
+            direct = self._store._direct_reader()
+            if direct is None:
+                raise
+            with contextlib.suppress(ForkError):  # it does not know the credentials that obstore found
+                return directly(direct)
+            raise
+
     def head(self, key: str) -> Answer:
-        with self._store.errors(self._store.base + key):
-            return _answer(memoryview(b""), self._store.client.head(key))
+        return self._or_directly(
+            key, lambda client: _answer(memoryview(b""), client.head(key)), lambda direct: direct.head(key)
+        )
 
     def fetch(self, key: str, start: int | None = None, stop: int | None = None, etag: str | None = None) -> Answer:
         options: dict[str, Any] = {} if start is None else {"range": (start, stop)}
         if etag is not None:
             options["if_match"] = etag
-        with self._store.errors(self._store.base + key):
-            found = self._store.client.get(key, options=options)
-            return _answer(memoryview(found.bytes()), found.meta)
+
+        def read(client: Any) -> Answer:
+            found = client.get(key, options=options)
+            answer = _answer(memoryview(found.bytes()), found.meta)
+            if start is not None and stop is not None and len(answer.data) < min(stop, answer.size) - start:
+                raise CutError("the server gave less than it was asked for", url=self._store.base + key)
+            return answer
+
+        return self._or_directly(key, read, lambda direct: direct.fetch(key, start, stop, etag))
 
     def keys(self, folder: str) -> Sequence[str]:
         import obstore
 
-        with self._store.errors(self._store.base + folder):
-            return [str(meta["path"]) for page in obstore.list(self._store.client, folder or None) for meta in page]
+        return self._or_directly(
+            folder,
+            lambda client: [str(meta["path"]) for page in obstore.list(client, folder or None) for meta in page],
+            lambda direct: direct.keys(folder),
+        )
 
 
 def _answer(data: memoryview, meta: Any) -> Answer:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import http.client
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -12,14 +13,17 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from atdata.errors import StoreError, UnsafeNameError
-from atdata.stores.forked import ForkedReader
+from atdata.stores.direct import DirectReader
 from atdata.stores.objects import ObjectStore
 from atdata.stores.roles import RoleKeys
 from atdata.stores.signing import Keys, quoted_path
+from atdata.stores.transport import AgainError, Clock, Transport
 
 __all__ = ["S3DataStore"]
 
 _KNOWN = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_REGION", "AWS_ENDPOINT")
+_AMAZON = "https://s3.amazonaws.com"
+_REGION = "us-east-1"  # where nobody says
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{1,254}")
 
 Credentials = Mapping[str, str] | str | os.PathLike[str] | Literal["anonymous"] | None
@@ -33,7 +37,8 @@ class S3DataStore(ObjectStore):
             optionally `AWS_SESSION_TOKEN`, `AWS_REGION` and `AWS_ENDPOINT` (`http://…` or `https://…`); None for the
             usual chain (environment, profile, container or instance role); or "anonymous" for public buckets.
         bucket: the bucket's name.
-        virtual_host: put the bucket into the host name instead of the path; by default only for Amazon itself.
+        virtual_host: put the bucket into the host name (`https://bucket.host/key`) instead of the path; by default only
+            for Amazon itself.
         share_credentials: let pickles of the store carry a mapping of credentials. Without it such a store cannot be
             pickled; one with a `.env` path or the usual chain can, because the other process finds them again.
 
@@ -63,7 +68,8 @@ class S3DataStore(ObjectStore):
         self._virtual_host = virtual_host
         self._share = share_credentials
         self._region: str | None = None
-        self._forked: ForkedReader | None = None
+        self._hasty: Any = None
+        self._direct: DirectReader | None = None
         if isinstance(self._credentials, dict):
             _check(self._credentials, "the mapping")
 
@@ -77,7 +83,7 @@ class S3DataStore(ObjectStore):
                 "processes. Give a .env path, use the environment, or pass share_credentials=True",
                 url=self.base,
             )
-        return {**super().__getstate__(), "_forked": None}
+        return {**super().__getstate__(), "_hasty": None, "_direct": None}
 
     def read_url(self, url: str) -> str:
         """A presigned https URL, good for a day, that anything can read without credentials."""
@@ -88,7 +94,7 @@ class S3DataStore(ObjectStore):
             place = self._place()
             return place.origin + quoted_path(f"{place.folder}/{key}")
         reader = self.reader
-        if isinstance(reader, ForkedReader):
+        if isinstance(reader, DirectReader):
             return reader.presigned(key)
         with self.errors(url):
             return str(obstore.sign(self.client, "GET", key, timedelta(days=1)))
@@ -107,16 +113,27 @@ class S3DataStore(ObjectStore):
         """Where the bucket is, and who asks; whatever else the environment may say."""
         config = self._config()
         endpoint = _checked_endpoint(config)
-        region = config.get("AWS_REGION") or self._region or ("us-east-1" if endpoint else _region_of(self.bucket))
+        region = config.get("AWS_REGION") or self._region or _region_of(self.bucket, endpoint or _AMAZON)
         self._region = region
         virtual = self._virtual_host if self._virtual_host is not None else endpoint is None
-        if endpoint is None:
-            endpoint = f"https://{self.bucket + '.' if virtual else ''}s3.{region}.amazonaws.com"
+        scheme, _, host = (endpoint or f"https://s3.{region}.amazonaws.com").rstrip("/").partition("://")
+        if virtual and not host.startswith(f"{self.bucket}."):
+            host = f"{self.bucket}.{host}"
         access, secret = config.get("AWS_ACCESS_KEY_ID"), config.get("AWS_SECRET_ACCESS_KEY")
         keys = Keys(access, secret, config.get("AWS_SESSION_TOKEN") or None) if access and secret else None
-        return _Place(endpoint.rstrip("/"), "" if virtual else f"/{self.bucket}", region, keys)
+        return _Place(f"{scheme}://{host}", "" if virtual else f"/{self.bucket}", region, keys)
 
     def _connect(self) -> Any:
+        return self._connected(RETRIES)
+
+    @property
+    def _hasty_client(self) -> Any:
+        self.client  # noqa: B018  (refused in forked processes)
+        if self._hasty is None:
+            self._hasty = self._connected({**RETRIES, "max_retries": 0})
+        return self._hasty
+
+    def _connected(self, retries: Any) -> Any:
         from obstore.store import S3Store
 
         place = self._place()
@@ -128,10 +145,10 @@ class S3DataStore(ObjectStore):
             # Given as settings, they would be mixed with those of the environment: its session token with these keys.
             options["credential_provider"] = _given(place.keys)
         with self.errors(self.base):
-            return S3Store(self.bucket, **options, client_options=client_options(place.origin), retry_config=RETRIES)
+            return S3Store(self.bucket, **options, client_options=client_options(place.origin), retry_config=retries)
 
-    def _forked_reader(self) -> ForkedReader:
-        found = self._forked
+    def _direct_reader(self) -> DirectReader:
+        found = self._direct
         if found is None or found.foreign:
             place = self._place()
             keys: Callable[[], Keys] | None = None
@@ -139,7 +156,7 @@ class S3DataStore(ObjectStore):
                 keys = partial(_same, place.keys)
             elif self._credentials != "anonymous":
                 keys = RoleKeys(place.region)
-            found = self._forked = ForkedReader(self.base, place.origin + place.folder, place.region, keys, RETRIES)
+            found = self._direct = DirectReader(self.base, place.origin + place.folder, place.region, keys, RETRIES)
         return found
 
 
@@ -161,7 +178,7 @@ def _given(keys: Keys) -> Callable[[], dict[str, str | None]]:
     return lambda: told
 
 
-# Retries with jitter on 429, 5xx and broken connections are obstore's; the whole is bounded.
+# Of what fails by 429, 5xx and broken connections; with growing pauses, of which a part is chance, and bounded.
 RETRIES: Any = {
     "max_retries": 8,
     "retry_timeout": timedelta(seconds=90),
@@ -169,14 +186,12 @@ RETRIES: Any = {
 }
 
 
+_TIMES = {"timeout": "120s", "read_timeout": "20s", "connect_timeout": "5s"}
+
+
 def client_options(endpoint: str | None) -> Any:
     """Time-outs for bounded requests, and plain http where the endpoint says so."""
-    options: dict[str, Any] = {
-        "timeout": "120s",
-        "read_timeout": "20s",
-        "connect_timeout": "5s",
-        "pool_max_idle_per_host": "64",
-    }
+    options: dict[str, Any] = {**_TIMES, "pool_max_idle_per_host": "64"}
     if endpoint is not None and endpoint.lower().startswith("http://"):
         options["allow_http"] = True
     return options
@@ -242,17 +257,13 @@ def _from_chain() -> dict[str, str]:
 _OPTIONS = ("aws_access_key_id", "aws_secret_access_key", "aws_session_token", "region", "endpoint_url")
 
 
-def _region_of(bucket: str) -> str:
-    """The region of a bucket at Amazon, which says so even to strangers."""
-    import urllib.error
-    import urllib.request
-
-    request = urllib.request.Request(f"https://s3.amazonaws.com/{bucket}", method="HEAD")
+def _region_of(bucket: str, endpoint: str) -> str:
+    """The region of a bucket, which Amazon and some others say even to strangers."""
+    transport = Transport(endpoint)
     try:
-        with urllib.request.urlopen(request, timeout=5) as answer:  # noqa: S310  (a fixed https address)
-            headers = answer.headers
-    except urllib.error.HTTPError as error:
-        headers = error.headers
-    except OSError:
-        return "us-east-1"
-    return str(headers.get("x-amz-bucket-region") or "us-east-1")
+        with transport.ask("HEAD", quoted_path(f"/{bucket}"), {}, Clock(5.0)) as answer:
+            return str(answer.headers.get("x-amz-bucket-region") or _REGION)
+    except (OSError, http.client.HTTPException, AgainError):
+        return _REGION
+    finally:
+        transport.close()

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from atdata.errors import AccessDeniedError, DatasetNotFoundError, IntegrityError, StoreError
-from atdata.stores import forked, transport
-from atdata.stores.forked import ForkedReader
+from atdata.stores import direct, transport
+from atdata.stores.direct import DirectReader
 from atdata.stores.s3 import RETRIES
 from atdata.stores.signing import Keys
 from atdata.testing import FaultProxy
@@ -26,14 +26,14 @@ from servers.rgw import S3Server
 DATA = np.random.default_rng(1).integers(0, 256, 3_000_000, np.uint8).tobytes()
 
 
-def reader_of(server: S3Server, bucket: str, endpoint: str = "", **changes: Any) -> ForkedReader:
+def reader_of(server: S3Server, bucket: str, endpoint: str = "", **changes: Any) -> DirectReader:
     keys = Keys(server.access_key, server.secret_key)
     root = f"{endpoint or server.endpoint}/{bucket}"
-    return ForkedReader(f"s3://{bucket}/", root, server.region, lambda: keys, {**RETRIES, **changes})
+    return DirectReader(f"s3://{bucket}/", root, server.region, lambda: keys, {**RETRIES, **changes})
 
 
 @pytest.fixture
-def reader(rgw: S3Server, bucket: str, fault_proxy: FaultProxy) -> Iterator[ForkedReader]:
+def reader(rgw: S3Server, bucket: str, fault_proxy: FaultProxy) -> Iterator[DirectReader]:
     assert rgw.request("PUT", f"/{bucket}/data", body=DATA).status == 200
     fault_proxy.forget()
     made = reader_of(rgw, bucket, fault_proxy.endpoint)
@@ -41,7 +41,7 @@ def reader(rgw: S3Server, bucket: str, fault_proxy: FaultProxy) -> Iterator[Fork
     made.close()
 
 
-def test_objects_and_ranges(reader: ForkedReader, rgw: S3Server, bucket: str) -> None:
+def test_objects_and_ranges(reader: DirectReader, rgw: S3Server, bucket: str) -> None:
     etag = rgw.request("HEAD", f"/{bucket}/data").headers["etag"]
     assert reader.head("data") == (b"", len(DATA), etag)
     assert reader.fetch("data") == (DATA, len(DATA), etag)
@@ -53,7 +53,7 @@ def test_objects_and_ranges(reader: ForkedReader, rgw: S3Server, bucket: str) ->
     assert reader.fetch("empty").data == b""
 
 
-def test_what_is_not_there(reader: ForkedReader, rgw: S3Server) -> None:
+def test_what_is_not_there(reader: DirectReader, rgw: S3Server) -> None:
     for ask in (lambda: reader.head("none"), lambda: reader.fetch("none"), lambda: reader.fetch("none", 1, 2)):
         with pytest.raises(DatasetNotFoundError) as caught:
             ask()
@@ -67,7 +67,7 @@ def test_what_is_not_there(reader: ForkedReader, rgw: S3Server) -> None:
     other.close()
 
 
-def test_any_key(reader: ForkedReader, rgw: S3Server, bucket: str) -> None:
+def test_any_key(reader: DirectReader, rgw: S3Server, bucket: str) -> None:
     keys = [
         "with space/a b",
         "per%20cent/100%",
@@ -87,7 +87,7 @@ def test_any_key(reader: ForkedReader, rgw: S3Server, bucket: str) -> None:
     assert list(reader.keys("none/")) == []
 
 
-def test_more_keys_than_one_answer_lists(reader: ForkedReader, rgw: S3Server, bucket: str, fault_proxy: Any) -> None:
+def test_more_keys_than_one_answer_lists(reader: DirectReader, rgw: S3Server, bucket: str, fault_proxy: Any) -> None:
     names = [f"many/{n:04d}&" for n in range(1001)]
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda name: rgw.request("PUT", f"/{bucket}/{name}", body=b"x"), names))
@@ -95,7 +95,7 @@ def test_more_keys_than_one_answer_lists(reader: ForkedReader, rgw: S3Server, bu
     assert len(fault_proxy.requests()) == 2
 
 
-def test_connections_are_kept(reader: ForkedReader, fault_proxy: FaultProxy) -> None:
+def test_connections_are_kept(reader: DirectReader, fault_proxy: FaultProxy) -> None:
     for at in range(10):
         assert reader.fetch("data", at, at + 1).data == DATA[at : at + 1]
     with pytest.raises(DatasetNotFoundError):
@@ -106,7 +106,7 @@ def test_connections_are_kept(reader: ForkedReader, fault_proxy: FaultProxy) -> 
     assert fault_proxy.connections()[1] <= 2  # that of a refusal is not kept
 
 
-def test_threads_have_connections_of_their_own(reader: ForkedReader, fault_proxy: FaultProxy) -> None:
+def test_threads_have_connections_of_their_own(reader: DirectReader, fault_proxy: FaultProxy) -> None:
     fault_proxy.set(latency=0.05)
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda at: bytes(reader.fetch("data", at, at + 1000).data), range(0, 64_000, 1000)))
@@ -114,7 +114,7 @@ def test_threads_have_connections_of_their_own(reader: ForkedReader, fault_proxy
     assert fault_proxy.connections() == (8, 8)
 
 
-def test_a_connection_that_the_server_closed_meanwhile(reader: ForkedReader, fault_proxy: FaultProxy) -> None:
+def test_a_connection_that_the_server_closed_meanwhile(reader: DirectReader, fault_proxy: FaultProxy) -> None:
     for _ in range(3):
         assert reader.fetch("data", 0, 10).data == DATA[:10]
         fault_proxy.reset()
@@ -122,16 +122,16 @@ def test_a_connection_that_the_server_closed_meanwhile(reader: ForkedReader, fau
 
 
 @pytest.mark.parametrize("reset", [False, True])
-def test_what_is_cut_goes_on(reader: ForkedReader, fault_proxy: FaultProxy, reset: bool) -> None:
+def test_what_is_cut_goes_on(reader: DirectReader, fault_proxy: FaultProxy, reset: bool) -> None:
     fault_proxy.set(cut_after=1_000_000, cut_reset=reset)
     assert reader.fetch("data").data == DATA
     assert reader.fetch("data", 100, 2_900_000).data == DATA[100:2_900_000]
     if not reset:  # which takes away too what has arrived and was not read yet
-        assert sum(request.sent for request in fault_proxy.requests("GET")) < 2 * len(DATA) + 8 * forked._PIECE
+        assert sum(request.sent for request in fault_proxy.requests("GET")) < 2 * len(DATA) + 8 * direct._PIECE
 
 
 def test_replaced_while_it_is_read(
-    reader: ForkedReader, rgw: S3Server, bucket: str, fault_proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
+    reader: DirectReader, rgw: S3Server, bucket: str, fault_proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def replace(seconds: float) -> None:
         fault_proxy.clear()
@@ -147,7 +147,7 @@ def test_replaced_while_it_is_read(
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])
-def test_asked_again_when_the_server_says_so(reader: ForkedReader, fault_proxy: FaultProxy, status: int) -> None:
+def test_asked_again_when_the_server_says_so(reader: DirectReader, fault_proxy: FaultProxy, status: int) -> None:
     fault_proxy.answer_next(status, count=2, headers={"Retry-After": "1"})
     assert reader.fetch("data", 0, 10).data == DATA[:10]
     first, second, third = fault_proxy.requests()
@@ -158,7 +158,7 @@ def test_asked_again_when_the_server_says_so(reader: ForkedReader, fault_proxy: 
         list(pool.map(lambda at: reader.fetch("data", at, at + 1), range(50)))
 
 
-def test_a_server_that_stays_bad(rgw: S3Server, bucket: str, reader: ForkedReader, fault_proxy: FaultProxy) -> None:
+def test_a_server_that_stays_bad(rgw: S3Server, bucket: str, reader: DirectReader, fault_proxy: FaultProxy) -> None:
     impatient = reader_of(rgw, bucket, fault_proxy.endpoint, max_retries=2)
     fault_proxy.set(fail_share=1.0)
     for ask in (lambda: impatient.fetch("data"), lambda: impatient.head("data"), lambda: impatient.keys("")):
@@ -174,7 +174,7 @@ def test_a_server_that_stays_bad(rgw: S3Server, bucket: str, reader: ForkedReade
 
 
 def test_silence_ends(
-    rgw: S3Server, bucket: str, reader: ForkedReader, fault_proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
+    rgw: S3Server, bucket: str, reader: DirectReader, fault_proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(transport, "SILENCE", 0.2)
     impatient = reader_of(rgw, bucket, fault_proxy.endpoint, max_retries=1)
@@ -188,7 +188,7 @@ def test_silence_ends(
 
 
 def test_trickling_ends(
-    rgw: S3Server, bucket: str, reader: ForkedReader, fault_proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
+    rgw: S3Server, bucket: str, reader: DirectReader, fault_proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     impatient = reader_of(rgw, bucket, fault_proxy.endpoint, retry_timeout=timedelta(seconds=0.5))
     fault_proxy.set(bandwidth=3_000)  # 1000 s for all of it
@@ -197,7 +197,7 @@ def test_trickling_ends(
     impatient.close()
 
 
-def test_a_server_without_ranges(reader: ForkedReader, fault_proxy: FaultProxy) -> None:
+def test_a_server_without_ranges(reader: DirectReader, fault_proxy: FaultProxy) -> None:
     fault_proxy.answer_next(200, body="all of it")
     with pytest.raises(StoreError, match="cannot give a part"):
         reader.fetch("data", 10, 12)
@@ -210,8 +210,8 @@ def test_a_server_without_ranges(reader: ForkedReader, fault_proxy: FaultProxy) 
         reader.fetch("data", 10, 12)
 
 
-def test_nobody_in_particular(rgw: S3Server, bucket: str, reader: ForkedReader) -> None:
-    anonymous = ForkedReader(f"s3://{bucket}/", f"{rgw.endpoint}/{bucket}", rgw.region, None, RETRIES)
+def test_nobody_in_particular(rgw: S3Server, bucket: str, reader: DirectReader) -> None:
+    anonymous = DirectReader(f"s3://{bucket}/", f"{rgw.endpoint}/{bucket}", rgw.region, None, RETRIES)
     with pytest.raises(AccessDeniedError):
         anonymous.fetch("data")
     rgw.request("PUT", f"/{bucket}", {"acl": ""}, headers={"x-amz-acl": "public-read"})
@@ -229,7 +229,7 @@ def secure(rgw: S3Server, tmp_path: Path) -> Iterator[TlsFront]:
 
 
 def test_by_tls(
-    rgw: S3Server, bucket: str, reader: ForkedReader, secure: TlsFront, monkeypatch: pytest.MonkeyPatch
+    rgw: S3Server, bucket: str, reader: DirectReader, secure: TlsFront, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trusting = reader_of(rgw, bucket, secure.endpoint, max_retries=1)
     with pytest.raises(StoreError, match="CERTIFICATE_VERIFY_FAILED"):
@@ -246,7 +246,7 @@ def test_by_tls(
 
 
 def test_by_a_proxy(
-    rgw: S3Server, bucket: str, reader: ForkedReader, secure: TlsFront, monkeypatch: pytest.MonkeyPatch
+    rgw: S3Server, bucket: str, reader: DirectReader, secure: TlsFront, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(secure.certificate))
     for name in ("no_proxy", "NO_PROXY"):

@@ -1,7 +1,8 @@
-"""Reading S3 without obstore, in processes that were forked from one that had used it.
+"""Reading S3 without obstore: in processes that were forked from one that had used it, and where it failed.
 
-By the standard library and signatures of our own, with the retries, time-outs, version checks and errors that obstore's
-reads have. Connections are kept for the next request, and every thread that asks has one of its own meanwhile.
+By the standard library and signatures of our own. What obstore does not tell is seen here: how long a server asks to
+wait (`Retry-After`), which region a bucket is in, why a request is refused. Connections are kept for the next request,
+and every thread that asks has one of its own meanwhile.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from atdata.stores.answers import Answer, denied, explained
 from atdata.stores.signing import Keys, presigned, query_string, quoted_path, signed_headers
 from atdata.stores.transport import AGAIN, AgainError, Clock, Patience, Reply, Transport, retry_after
 
-__all__ = ["ForkedReader"]
+__all__ = ["DirectReader"]
 
 _PIECE = 64 << 10  # most bytes that are lost, and asked for again, when a connection breaks
 
@@ -83,9 +84,11 @@ class _Wanted:
             self.got += count
             if not count:
                 raise AgainError("the connection was cut")
+        if self.stop is not None and self.start + end < min(self.stop, self.size):
+            raise AgainError("the server gave less than it was asked for")
 
 
-class ForkedReader:
+class DirectReader:
     """Reads the objects of one bucket.
 
     Args:
@@ -163,28 +166,34 @@ class ForkedReader:
         target = wanted.path + (f"?{wanted.query}" if wanted.query else "")
         with self._transport.ask(wanted.method, target, headers, clock) as answer:
             if answer.status not in (200, 206):
-                raise _refusal(wanted, answer)
+                raise self._refusal(wanted, answer)
             wanted.take(answer)
+
+    def _refusal(self, wanted: _Wanted, answer: Reply) -> Exception:
+        """What an answer other than the object means."""
+        status, url = answer.status, wanted.url
+        text = answer.read(_PIECE).decode("utf-8", "replace")
+        code = re.search("<Code>([^<]{1,100})</Code>", text)
+        region = (
+            answer.headers.get("x-amz-bucket-region") or (re.findall("<Region>([^<]{1,50})</Region>", text) or [""])[0]
+        )
+        if region not in ("", self._region) and 300 <= status < 500 and status != 404:
+            return StoreError(
+                f"the bucket is in the region {region}, not {self._region}: set AWS_REGION to it", url=url
+            )
+        if status == 404 and "NoSuchBucket" not in text:
+            return DatasetNotFoundError("there is no such object", url=url)
+        if status in (401, 403):
+            return AccessDeniedError(denied(text), url=url)
+        if status == 412:
+            return IntegrityError("the object was replaced while it was read; read it again", url=url)
+        if status == 416:
+            return StoreError("the object is shorter than its record says", url=url, offset=wanted.start + wanted.got)
+        said = f"{status} {answer.reason}" + (f", {code[1]}" if code else "")
+        if status in AGAIN:
+            return AgainError(f"the server answers {said}", retry_after(answer.headers.get("Retry-After", "")))
+        return StoreError(explained(said), url=url)
 
     def close(self) -> None:
         """Close the connections that wait."""
         self._transport.close()
-
-
-def _refusal(wanted: _Wanted, answer: Reply) -> Exception:
-    """What an answer other than the object means."""
-    status, url = answer.status, wanted.url
-    text = answer.read(_PIECE).decode("utf-8", "replace")
-    code = re.search("<Code>([^<]{1,100})</Code>", text)
-    if status == 404 and "NoSuchBucket" not in text:
-        return DatasetNotFoundError("there is no such object", url=url)
-    if status in (401, 403):
-        return AccessDeniedError(denied(text), url=url)
-    if status == 412:
-        return IntegrityError("the object was replaced while it was read; read it again", url=url)
-    if status == 416:
-        return StoreError("the object is shorter than its record says", url=url, offset=wanted.start + wanted.got)
-    said = f"{status} {answer.reason}" + (f", {code[1]}" if code else "")
-    if status in AGAIN:
-        return AgainError(f"the server answers {said}", retry_after(answer.headers.get("Retry-After", "")))
-    return StoreError(explained(said), url=url)
