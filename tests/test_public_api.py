@@ -40,6 +40,7 @@ NAMES = {
     "generate_cid",
     "lens",
     "load_dataset",
+    "mix",
     "open_store",
     "pack",
     "packable",

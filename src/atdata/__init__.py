@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from atdata.cid import generate_cid, verify_cid
     from atdata.datasets.batch import SampleBatch
     from atdata.datasets.dataset import Dataset
+    from atdata.datasets.mixture import mix
     from atdata.datasets.query import fields
     from atdata.datasets.sources import DataSource
     from atdata.errors import AtdataError
@@ -54,6 +55,7 @@ _HOMES = {
     "generate_cid": "atdata.cid",
     "lens": "atdata.lenses.network",
     "load_dataset": "atdata.index.load",
+    "mix": "atdata.datasets.mixture",
     "open_store": "atdata.stores.opening",
     "pack": "atdata.samples.packable",
     "packable": "atdata.samples.packable",
@@ -83,6 +85,7 @@ __all__ = [
     "generate_cid",
     "lens",
     "load_dataset",
+    "mix",
     "open_store",
     "pack",
     "packable",
