@@ -90,6 +90,11 @@ class Access:
         return self._source is None and any(self._path(number) is None for number in range(len(self.refs)))
 
     @property
+    def cached(self) -> bool:
+        """Whether shards on servers are brought into a cache."""
+        return self._cache is not None
+
+    @property
     def workers(self) -> int:
         """How many threads reading takes: as many as the machine has cores, or as a server has answers at a time."""
         return _REMOTE_WORKERS if self.far else _LOCAL_WORKERS

@@ -13,6 +13,7 @@ from atdata.datasets import indexing
 from atdata.datasets.access import Access, Verify
 from atdata.datasets.ahead import BUDGET
 from atdata.datasets.loader import Loader, Settings
+from atdata.datasets.plan import Plan
 from atdata.datasets.query import Field, as_predicate, check
 from atdata.datasets.query_tree import Predicate
 from atdata.datasets.query_where import Where, outlook
@@ -477,6 +478,10 @@ class Dataset(Generic[T]):
         loader: Loader[Any] = Loader(self, settings)
         loader.set_epoch(epoch)
         return loader
+
+    def plan(self, batch_size: int | None = None, **options: Unpack[_Shuffling]) -> Plan:
+        """What an epoch of `shuffled` with these arguments will take, without reading any sample: print it."""
+        return self.shuffled(batch_size, **options).plan()
 
     def __iter__(self) -> Iterator[T]:
         return iter(self._whole())

@@ -12,9 +12,11 @@ from atdata.datasets import buffered, epoch
 from atdata.datasets.ahead import BUDGET, Ahead
 from atdata.datasets.epoch import Progress
 from atdata.datasets.order import Order, order_key
+from atdata.datasets.plan import Plan, make_plan
 from atdata.datasets.share import Deal, Ranks, Remainder, Share, find_ranks, find_share
 from atdata.datasets.state import FORMAT, check_state, steps_digest, type_digest
 from atdata.datasets.steps import Filter, Take, ValueStep
+from atdata.errors import DatasetError
 from atdata.forks import cached_property
 
 if TYPE_CHECKING:
@@ -180,6 +182,41 @@ class Loader(Generic[T]):
             return Order(length)
         key = order_key(self._dataset.digest, settings.seed, self._epoch)
         return Order(length, key, *self._shape, settings.lanes, settings.batch_size or 1)
+
+    def plan(self, world_size: int | None = None, workers: int | None = None) -> Plan:
+        """What an epoch will take: print it. No sample is read for that.
+
+        Args:
+            world_size: number of ranks; by default as many as there are now.
+            workers: of each rank; by default as many as there are now.
+        """
+        dataset, settings, share = self._dataset, self._settings, self._share()
+        if dataset.located is None:
+            raise DatasetError("samples in memory are not read from anywhere; write them with a store's write_shards")
+        access = dataset._shards()
+        known = dataset.known_length()
+        length = access.length() if known is None else known
+        notes: list[str] = [] if dataset.seekable else [
+            "the shards are read through by every reader, and shuffled in a buffer: they are compressed, or come from "
+            "a source, or from a server without manifests"
+        ]  # fmt: skip
+        if access.far and access.cached:
+            notes.append("whole shards are brought into the cache, each once, and read from there")
+        return make_plan(
+            self._order(length),
+            exact=known is not None,
+            shards=len(access.refs),
+            size=sum(access.sizes()),
+            each=dataset._bytes_each(),
+            batch_size=settings.batch_size,
+            remainder=settings.remainder,
+            world_size=world_size or share.world_size,
+            workers=workers or share.workers,
+            budget=settings.budget,
+            far=access.far,
+            seekable=dataset.seekable,
+            notes=notes,
+        )
 
     # -- going through it ------------------------------------------------------------------------------------
 

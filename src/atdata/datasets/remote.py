@@ -18,10 +18,10 @@ from atdata.shards.reader import BufferShard, Rows, Shard
 from atdata.stores.base import StoredObject
 from atdata.stores.ranges import windows
 
-__all__ = ["RemoteShard", "Request"]
+__all__ = ["GAP", "WINDOW", "RemoteShard", "Request"]
 
-_GAP = 128 << 10  # bytes between two samples that are read for nothing rather than ask twice
-_WINDOW = 8 << 20  # bytes of one range: long enough for a connection to reach its speed
+GAP = 128 << 10  # bytes between two samples that are read for nothing rather than ask twice
+WINDOW = 8 << 20  # bytes of one range: long enough for a connection to reach its speed
 
 
 class Request(NamedTuple):
@@ -75,7 +75,7 @@ class RemoteShard(Shard):
         """Runs of neighbouring samples, each one range to fetch."""
         offsets = self.manifest.offsets[start:stop]
         ends = offsets + self.manifest.sizes[start:stop]
-        for first, last in windows(offsets.tolist(), ends.tolist(), _WINDOW):
+        for first, last in windows(offsets.tolist(), ends.tolist(), WINDOW):
             yield start + first, start + last
 
     def span(self, start: int, stop: int) -> int:
@@ -99,9 +99,9 @@ class RemoteShard(Shard):
         starts = self.manifest.offsets[rows]
         order = np.argsort(starts, kind="stable")
         starts, stops = starts[order], (starts + self.manifest.sizes[rows])[order]
-        gaps = np.flatnonzero(starts[1:] - stops[:-1] > _GAP) + 1
+        gaps = np.flatnonzero(starts[1:] - stops[:-1] > GAP) + 1
         for first, last in itertools.pairwise([0, *gaps.tolist(), len(rows)]):
-            for begin, end in windows(starts[first:last].tolist(), stops[first:last].tolist(), _WINDOW):
+            for begin, end in windows(starts[first:last].tolist(), stops[first:last].tolist(), WINDOW):
                 these = slice(first + begin, first + end)
                 size = int(stops[these].max() - starts[these][0])
                 yield Request(size, rows[order[these]], partial(self._range, rows[order[these]]))
