@@ -1,0 +1,87 @@
+"""`atdata lens path`: the lenses between two classes of somebody's modules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from cli_process import Answer
+
+MODULE = """
+import atdata, dataclasses
+
+@atdata.packable
+class Photo:
+    label: str
+    iso: int
+
+@atdata.packable
+class Named:
+    name: str
+
+@atdata.packable
+class Short:
+    letter: str
+
+naming = atdata.lens(atdata.Lens.fields(Photo, Named, rename={"label": "name"}, drop=["iso"]))
+"""
+MORE = """
+import atdata
+from photos import Named, Short
+
+@atdata.lens
+def shorten(src: Named) -> Short:
+    return Short(src.name[:1])
+"""
+
+Run = Callable[..., Answer]
+
+
+@pytest.fixture(autouse=True)
+def modules(tmp_path: Path) -> None:
+    (tmp_path / "photos.py").write_text(MODULE)
+    (tmp_path / "more_lenses.py").write_text(MORE)
+
+
+def test_a_path_is_shown(run: Run) -> None:
+    answer = run("lens", "path", "photos:Photo", "photos:Short", "--import", "more_lenses")
+    assert (answer.code, answer.err) == (0, "")
+    assert answer.out.splitlines() == [
+        "Photo -> Named: fields(Photo -> Named) (declared, or follows from the fields)",
+        "Named -> Short: shorten (code in more_lenses)",
+        "reads label of Photo",
+        "cannot be written back: a putter is missing",
+    ]
+
+
+def test_a_path_as_json(run: Run) -> None:
+    answer = run("lens", "path", "photos:Photo", "photos:Named", "--json")
+    assert answer.code == 0
+    assert answer.document["reads"] == ["label"]
+    assert answer.document["editable"] is True
+    assert [step["name"] for step in answer.document["steps"]] == ["fields(Photo -> Named)"]
+
+
+def test_there_is_none(run: Run) -> None:
+    answer = run("lens", "path", "photos:Photo", "photos:Short")
+    assert answer.code == 1
+    assert answer.out == ""
+    assert "atdata: error: no lens leads from Photo to Short, and none follows from their fields" in answer.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("photos.Photo", "photos:Named"), 2, "'photos.Photo' is not of the form module:Class"),
+        (("photos:Phot", "photos:Named"), 1, "the module photos has no Phot"),
+        (("phots:Photo", "photos:Named"), 1, "No module named 'phots'"),
+        (("photos:Photo", "photos:naming"), 1, "a lens is looked for to no sample type"),
+        (("photos:Photo",), 2, "Missing argument"),
+    ],
+)
+def test_what_is_not_there(run: Run, arguments: tuple[str, ...], code: int, message: str) -> None:
+    answer = run("lens", "path", *arguments)
+    assert answer.code == code
+    assert message in answer.err
+    assert "Traceback" not in answer.err
