@@ -52,8 +52,7 @@ def survey(ds: Dataset[Any]) -> tuple[ShardRef, ...]:
 
 def _address(url: str, opening: Opening) -> str:
     """What a shard is called everywhere: a disk store takes paths from its own folder too."""
-    path = opening.path(url) if opening.store is None or isinstance(opening.store, LocalDiskStore) else None
-    return url if path is None else str(path.absolute())
+    return opening.address(url) if isinstance(opening.store, LocalDiskStore) else url
 
 
 def _read(url: str, opening: Opening) -> ShardInfo:
