@@ -55,13 +55,14 @@ def environment(**extra: str) -> dict[str, str]:
 
 
 class Terminal:
-    """A process with a pseudo-terminal for stdout, stderr or both; reads what it shows."""
+    """A process with a pseudo-terminal for some of its streams; reads what it shows."""
 
     def __init__(self, command: list[str], cwd: Path, env: dict[str, str], streams: tuple[str, ...]) -> None:
         self._master, slave = pty.openpty()
         termios.tcsetwinsize(slave, (50, 120))
         pipes = {name: slave if name in streams else subprocess.PIPE for name in ("stdout", "stderr")}
-        self.process = subprocess.Popen(command, cwd=cwd, env=env, stdin=subprocess.DEVNULL, **pipes)
+        typed = slave if "stdin" in streams else subprocess.DEVNULL
+        self.process = subprocess.Popen(command, cwd=cwd, env=env, stdin=typed, **pipes)
         os.close(slave)
         self.shown = b""
 
@@ -77,6 +78,9 @@ class Terminal:
     def until(self, pattern: bytes) -> None:
         while not re.search(pattern, self.shown):
             assert self.read(), self.shown
+
+    def say(self, typed: bytes) -> None:
+        os.write(self._master, typed)
 
     def finish(self) -> Answer:
         """The exit code, what the terminal showed as `out`, and what came through the pipe, if any, as `err`."""
