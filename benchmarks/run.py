@@ -17,7 +17,9 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
-SCENARIOS = ("iterate", "batches", "write", "random_access", "disk_bytes", "first_pass", "start_up", "memory")
+SCENARIOS = (
+    "iterate", "batches", "write", "random_access", "disk_bytes", "first_pass", "start_up", "memory", "queries",
+)  # fmt: skip
 
 
 def main(arguments: list[str] | None = None) -> int:
