@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from atdata.errors import LensError
 from atdata.lenses.columns import count, field_names, parts_of, stack, wanted
 from atdata.lenses.reading import fields_read
+from atdata.lenses.references import CodeReference, LensReference
 from atdata.lenses.signatures import check_putter, getter_types, local_names
 from atdata.samples.dictsample import DictSample
 from atdata.samples.packable import keeps_values
@@ -17,7 +18,6 @@ from atdata.samples.packable import keeps_values
 if TYPE_CHECKING:
     from atdata.lenses.declaration import Amount
     from atdata.lenses.fields import FieldsLens
-    from atdata.lenses.references import CodeReference, LensReference
 
 __all__ = ["Lens"]
 
