@@ -14,7 +14,7 @@ from typing import Protocol
 import msgspec
 
 from atdata.index.names import Ref
-from atdata.index.versions import Version
+from atdata.index.versions import rank_of
 from atdata.index.words import words_in
 
 __all__ = ["Backend", "Part", "SchemaRow", "VersionRow"]
@@ -40,7 +40,7 @@ class SchemaRow(msgspec.Struct, frozen=True):
     @property
     def rank(self) -> str:
         """See `Version.rank`."""
-        return Version(self.version).rank
+        return rank_of(self.version)
 
 
 class Part(msgspec.Struct, frozen=True, dict=True):
@@ -87,7 +87,7 @@ class VersionRow(msgspec.Struct, frozen=True):
     @property
     def rank(self) -> str:
         """See `Version.rank`."""
-        return Version(self.version).rank
+        return rank_of(self.version)
 
     def words(self) -> list[str]:
         """The words it is found by."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -20,6 +21,8 @@ _MAX_TAGS = 100
 _MAX_METADATA = 1 << 20
 _MAX_DEPTH = 32
 _MAX_URL = 4096
+_UNKEPT = re.compile("[\0\ud800-\udfff]")  # null characters and lone surrogates
+_CONTROL = re.compile("[\x01-\x1f\x7f]")
 _SECRET = ("x-amz-signature", "x-goog-signature", "sig=", "token=")
 
 
@@ -70,7 +73,7 @@ def check_url(url: str) -> str:
         EntryFormError: it means nothing to others (a relative path, a name), or carries a signature or a password.
     """
     _text(url, "a shard's URL", _MAX_URL)
-    if any(ord(c) < 32 or c == "\x7f" for c in url):
+    if _CONTROL.search(url):
         raise EntryFormError(f"the URL {url!r:.200} has control characters")
     scheme, colon, rest = url.partition("://")
     if not colon and not url.startswith("/"):
@@ -92,7 +95,7 @@ def _text(value: Any, what: str, limit: int) -> str:
         raise EntryFormError(f"{what} is text, not {type(value).__name__}")
     if not value or len(value) > limit:
         raise EntryFormError(f"{what} has {len(value)} characters; from 1 to {limit} can be kept")
-    if "\0" in value or any(0xD800 <= ord(c) <= 0xDFFF for c in value):
+    if _UNKEPT.search(value):
         raise EntryFormError(f"{what} has a null character or a lone surrogate: {value!r:.120}")
     return value
 
@@ -131,7 +134,7 @@ def _check(value: Any, path: str, depth: int) -> None:
         for i, item in enumerate(value):
             _check(item, f"{path}[{i}]", depth + 1)
     elif type(value) is str:
-        if "\0" in value or any(0xD800 <= ord(c) <= 0xDFFF for c in value):
+        if _UNKEPT.search(value):
             raise EntryFormError(f"{path:.200} has a null character or a lone surrogate")
     elif type(value) is float:
         if not math.isfinite(value):

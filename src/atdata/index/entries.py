@@ -5,9 +5,10 @@ from __future__ import annotations
 import difflib
 import functools
 import itertools
-import json
 from datetime import UTC, datetime, timedelta
 from typing import Any
+
+import msgspec
 
 from atdata.datasets.sources import Located
 from atdata.errors import CatalogError, EntryNotFoundError
@@ -50,7 +51,7 @@ class Entries:
             description=row.description,
             tags=row.tags,
             license=row.license,
-            metadata=json.loads(row.metadata),
+            metadata=msgspec.json.decode(row.metadata),
             created_at=_EPOCH + timedelta(microseconds=row.created_at),
             samples=row.samples,
             size=row.size,

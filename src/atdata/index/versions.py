@@ -8,7 +8,7 @@ from typing import Literal
 
 from atdata.errors import EntryFormError
 
-__all__ = ["FIRST", "Change", "Version"]
+__all__ = ["FIRST", "Change", "Version", "rank_of"]
 
 # What changed from one version to the next, by the part of the number that it raises.
 Change = Literal["patch", "minor", "major"]
@@ -100,6 +100,12 @@ class Version:
 
 
 FIRST = "1.0.0"
+
+
+@functools.lru_cache(10_000)
+def rank_of(text: str) -> str:
+    """The rank of a version number; see `Version.rank`."""
+    return Version(text).rank
 
 
 def _sized(digits: str) -> str:

@@ -23,7 +23,7 @@ from atdata.index.entries import Entries
 from atdata.index.names import Ref, check_name
 from atdata.index.schemas import Schemas, now
 from atdata.index.survey import parts_of, survey
-from atdata.index.versions import FIRST, Version
+from atdata.index.versions import FIRST, Version, rank_of
 from atdata.samples.evolution import compare
 from atdata.samples.schema import Schema
 from atdata.shards.writer import default_key
@@ -183,7 +183,7 @@ class Writing:
                 row = msgspec.structs.replace(row, version=Version(latest.version).after(change).text)
             else:
                 chosen = version or FIRST
-                row = _row(name, chosen, self._before(name, chosen), plan, refs, parts, details)
+                row = _row(name, chosen, self._before(latest, chosen), plan, refs, parts, details)
             if self._recorded(row, plan, counted=version is None):
                 return self._entries.entry(row)
 
@@ -207,12 +207,12 @@ class Writing:
         key, row = self._schemas.fitting(schema)
         return _Plan(key, schema, row)
 
-    def _before(self, name: str, version: str) -> str | None:
+    def _before(self, latest: VersionRow | None, version: str) -> str | None:
         """The version that one of this number comes after."""
-        new = Version(version)
-        candidates = [*self._backend.versions(name, new.rank, 1), *self._backend.versions(name, None, 1)]
-        lower = [Version(row.version) for row in candidates if Version(row.version) < new]
-        return max(lower).text if lower else None
+        if latest is None or Version(latest.version) < Version(version):
+            return None if latest is None else latest.version
+        lower = self._backend.versions(latest.name, rank_of(version), 1)
+        return lower[0].version if lower and Version(lower[0].version) < Version(version) else None
 
     # -- entries ---------------------------------------------------------------------------------------------
 
