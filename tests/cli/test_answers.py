@@ -114,7 +114,7 @@ def test_every_way_to_name_a_dataset(run, dataset, pattern):
 
 def test_schema_as_json_is_the_record(run, dataset):
     stored = json.loads((dataset / "atdata.json").read_text())["schema"]
-    assert run("schema", dataset, "--json").document == stored
+    assert run("schema", "show", dataset, "--json").document == stored
 
 
 def test_version(run):

@@ -122,8 +122,8 @@ def test_a_flipped_bit_in_the_commit_record(run, dataset):
     found = problems(answer)
     assert [(p["type"], p["url"]) for p in found] == [("CommitRecordError", str(path))]
     assert [s["samples"] for s in answer.document["shards"]] == [100, 50]  # what can be read without it is read
-    for command in ("inspect", "head", "schema"):
-        other = run(command, dataset)
+    for command in (("inspect",), ("head",), ("schema", "show")):
+        other = run(*command, dataset)
         assert (other.code, other.out) == (1, "")
         assert "the commit record" in other.err
 

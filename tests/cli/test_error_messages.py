@@ -8,7 +8,7 @@ import subprocess
 import pytest
 from cli_process import ATDATA, environment
 
-COMMANDS = [("inspect",), ("head",), ("verify",), ("schema",), ("manifest", "build")]
+COMMANDS = [("inspect",), ("head",), ("verify",), ("manifest", "build")]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -40,7 +40,7 @@ def test_a_url_of_a_kind_that_cannot_be_read(run):
 
 def test_no_schema_is_stored(run, dataset, tmp_path):
     (tmp_path / "alone.tar").write_bytes((dataset / "shard-000000.tar").read_bytes())
-    answer = run("schema", "alone.tar")
+    answer = run("schema", "show", "alone.tar")
     assert (answer.code, answer.out) == (1, "")
     assert "no schema is stored with it" in answer.err
 

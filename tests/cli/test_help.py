@@ -23,7 +23,10 @@ COMMANDS = dict(tree(typer.main.get_command(app)))
 
 def test_the_commands():
     assert set(COMMANDS) == {
-        (), ("demo",), ("inspect",), ("head",), ("verify",), ("cp",), ("schema",), ("manifest",), ("manifest", "build"),
+        (), ("demo",), ("inspect",), ("head",), ("verify",), ("cp",), ("manifest",), ("manifest", "build"),
+        ("ls",), ("search",), ("show",), ("diff",), ("rm",), ("gc",), ("index",), ("index", "migrate"),
+        ("schema",), ("schema", "show"), ("schema", "diff"), ("schema", "ls"),
+        ("lens",), ("lens", "path"),
         ("cache",), ("cache", "ls"), ("cache", "clear"), ("cache", "verify"),
     }  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""The class that `atdata schema` writes is the class."""
+"""The class that `atdata schema show` writes is the class."""
 
 from __future__ import annotations
 

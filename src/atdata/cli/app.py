@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from atdata.cli import index_app, lens
+from atdata.cli.options import Json, age
 from atdata.cli.reporting import reporting
 
 __all__ = ["app"]
@@ -39,6 +41,27 @@ caches = typer.Typer(
     context_settings=_CONTEXT,
 )
 app.add_typer(caches, name="cache")
+schemas = typer.Typer(
+    help="Show and compare sample types.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    context_settings=_CONTEXT,
+)
+app.add_typer(schemas, name="schema")
+indexes = typer.Typer(
+    help="Look after an index.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    context_settings=_CONTEXT,
+)
+app.add_typer(indexes, name="index")
+lenses = typer.Typer(
+    help="Find lenses, by which one sample type is seen as another.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    context_settings=_CONTEXT,
+)
+app.add_typer(lenses, name="lens")
 
 Url = Annotated[
     str,
@@ -47,17 +70,6 @@ Url = Annotated[
 Folder = Annotated[
     Path | None, typer.Option("--cache", metavar="FOLDER", help="The cache; else the folder that ATDATA_CACHE names.")
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
-
-
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
-
-
-def _age(text: str) -> float:
-    number, unit = text[:-1], text[-1:]
-    if not number.isdecimal() or unit not in _UNITS:
-        raise typer.BadParameter(f"{text!r} is no age; say 30m, 12h, 7d or 2w")
-    return float(number) * _UNITS[unit]
 
 
 def _version(value: bool) -> None:
@@ -171,18 +183,6 @@ def cp(
         run(report, source, to, overwrite=overwrite, source_env=source_env, to_env=to_env)
 
 
-@app.command()
-def schema(url: Url, json: Json = False) -> None:
-    """Show the sample type as a class definition.
-
-    With --json, the stored record.
-    """
-    with reporting(json) as report:
-        from atdata.cli.schema import run
-
-        run(report, url)
-
-
 @manifests.command("build")
 def build(
     url: Url,
@@ -218,7 +218,7 @@ def cache_clear(
     older_than: Annotated[
         float | None,
         typer.Option(
-            "--older-than", metavar="AGE", parser=_age, help="Only what was not used for so long: 30m, 12h, 7d, 2w."
+            "--older-than", metavar="AGE", parser=age, help="Only what was not used for so long: 30m, 12h, 7d, 2w."
         ),
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
@@ -244,3 +244,12 @@ def cache_verify(cache: Folder = None, json: Json = False) -> None:
         from atdata.cli.cache import verify
 
         verify(report, cache)
+
+
+for _command in index_app.COMMANDS:
+    app.command()(_command)
+schemas.command("show")(index_app.schema_show)
+schemas.command("diff")(index_app.schema_diff)
+schemas.command("ls")(index_app.schema_ls)
+indexes.command("migrate")(index_app.migrate)
+lenses.command("path")(lens.path)

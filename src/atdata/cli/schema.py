@@ -1,4 +1,4 @@
-"""`atdata schema`: the stored sample type, written as the class it is."""
+"""`atdata schema show`: the stored sample type, written as the class it is."""
 
 from __future__ import annotations
 
@@ -12,8 +12,6 @@ import numpy as np
 
 from atdata.cli.reporting import Report, clean
 from atdata.cli.values import fields_of
-from atdata.datasets.sources import locate
-from atdata.errors import SchemaError
 from atdata.samples.fields import (
     AnyValue,
     Array,
@@ -35,13 +33,8 @@ from atdata.samples.schema import Schema, SchemaField
 __all__ = ["class_source", "run"]
 
 
-def run(report: Report, url: str) -> None:
-    """Show the schema of the dataset at `url`."""
-    schema = locate(url).schema
-    if schema is None:
-        raise SchemaError(
-            "no schema is stored with it: it has no commit record, or was written without a sample class", url=url
-        )
+def run(report: Report, schema: Schema) -> None:
+    """Show a schema."""
     report.document(schema.to_record())
     if report.json:
         return

@@ -24,13 +24,13 @@ from atdata.samples.schema import Schema
 from atdata.stores.cache import Cache
 from atdata.stores.opening import Opening
 
-__all__ = ["load_dataset"]
+__all__ = ["existing_index", "load_dataset"]
 
 T = TypeVar("T")
 
 _PLACE = re.compile(r"[/~]|\.\.?(/|\Z)|[^/]*://")  # how a text begins that cannot be a name
 _MAGIC = re.compile(r"[*?\[{]")
-_HOW = f"LocalIndex().write_samples and insert_dataset make one ({_DEFAULT})"
+_HOW = "LocalIndex().write_samples and insert_dataset make one"
 
 
 @overload
@@ -135,6 +135,16 @@ def load_dataset(
     return loader.load(path)
 
 
+def existing_index(url: str | None = None) -> LocalIndex | None:
+    """The index at a path or URL, by default where `LocalIndex()` has its own; None where none was made yet."""
+    text = url or os.environ.get("ATDATA_INDEX") or _DEFAULT
+    scheme, colon, rest = text.partition("://")
+    if colon and scheme != "sqlite":
+        return LocalIndex(text)
+    path = Path(rest.removeprefix("/") if colon else text).expanduser()
+    return LocalIndex(path) if path.exists() else None
+
+
 class _Loader:
     """One call of `load_dataset`."""
 
@@ -232,13 +242,9 @@ class _Loader:
     @contextlib.contextmanager
     def _opened_index(self) -> Iterator[Any]:
         """The index to look names up in; None when none was given and there is none by default."""
-        if self._index is not None:
-            yield self._index
-        elif os.environ.get("ATDATA_INDEX") or Path(_DEFAULT).expanduser().exists():
-            with LocalIndex() as index:
-                yield index
-        else:
-            yield None
+        with contextlib.ExitStack() as stack:
+            found = existing_index() if self._index is None else None
+            yield stack.enter_context(found) if found is not None else self._index
 
     def _check_same(self, text: str, entry: IndexEntry) -> None:
         """Refuse a name that means two datasets."""
