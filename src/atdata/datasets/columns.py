@@ -14,7 +14,7 @@ from atdata.samples import codec
 from atdata.samples.fields import Array, EnumOf, FieldType, LiteralOf, OptionalOf
 from atdata.shards.reader import BufferShard, Rows, payload_decoder
 
-__all__ = ["Lying", "Run", "Runs", "Stretch", "empty_array", "stack"]
+__all__ = ["Lying", "Run", "Runs", "Stretch", "empty_array", "joined", "stack"]
 
 _AHEAD = 4 << 20  # bytes of short arrays that are gathered at once for several batches
 
@@ -200,6 +200,44 @@ class _Part(Lying):
 
     def column(self, sample_type: type, field: str) -> Any:
         return self._stretch.column(sample_type, field, self._start, self._stop)
+
+
+def joined(parts: Sequence[Lying]) -> Lying:
+    """Several, one after the other."""
+    return parts[0] if len(parts) == 1 else _Joined(parts)
+
+
+class _Joined(Lying):
+    """Parts of several stretches."""
+
+    def __init__(self, parts: Sequence[Lying]) -> None:
+        self._parts = parts
+
+    def __len__(self) -> int:
+        return sum(map(len, self._parts))
+
+    def samples(self, sample_type: type) -> list[Any]:
+        return [sample for part in self._parts for sample in part.samples(sample_type)]
+
+    def column(self, sample_type: type, field: str) -> Any:
+        columns = [part.column(sample_type, field) for part in self._parts]
+        if any(column is None for column in columns):
+            return None
+        arrays = [column for column in columns if isinstance(column, np.ndarray)]
+        kind = {(array.dtype, array.shape[1:]) for array in arrays}
+        if len(arrays) == len(columns) and len(kind) == 1:
+            out = empty_array(len(self), arrays[0].shape[1:], arrays[0].dtype)
+            at = 0
+            for array in arrays:
+                out[at : at + len(array)] = array
+                at += len(array)
+            return out
+        return stack([value for column in columns for value in _rows(column)])
+
+
+def _rows(column: Any) -> list[Any]:
+    """The values of a column; of an array of numbers 0-d arrays, as each sample has one."""
+    return [column[i, ...] for i in range(len(column))] if isinstance(column, np.ndarray) else column
 
 
 class _Piece(NamedTuple):

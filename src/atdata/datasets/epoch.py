@@ -6,9 +6,12 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from atdata.datasets.ahead import Ahead
 from atdata.datasets.batch import SampleBatch
-from atdata.datasets.columns import Run, Runs
+from atdata.datasets.columns import Run, Runs, Stretch, joined
 from atdata.datasets.fetching import Fetching, Wanted
 from atdata.datasets.order import Order
 from atdata.datasets.resolving import View
@@ -192,40 +195,70 @@ def exactly(
         progress.finish(deal.end)
         return
     each = max(1, sum(view.access.sizes()) // max(1, view.access.length()))
-    wanted = _wanted(selection, order, deal, max(1, min(_MOST, _AT_ONCE // each, budget // 2 // each) // deal.size))
-    reading = Fetching(view.access, wanted, budget=budget).read()
+    most = max(1, min(_MOST, _AT_ONCE // each, budget // 2 // each))
+    reading = Fetching(view.access, _wanted(selection, order, deal, most), budget=budget).read()
     register(reading)
-    number = 0
-    for stretch in reading:
-        if single:
+    if single:
+        for stretch in reading:
             plain = stretch.decoded(view.stored_type, 0, len(stretch))
             for sample in (sample for _, sample in view.seen(stretch, 0, len(stretch))) if view.values else plain:
                 progress.done += 1
                 yield sample
-            continue
-        for start in range(0, len(stretch), deal.size):
-            stop = min(start + deal.size, len(stretch))
-            valid = deal.valid(number)
-            number = progress.done = number + 1
-            if view.values:
-                samples = [sample for _, sample in view.seen(stretch, start, stop)]
-                yield SampleBatch(samples, sample_type, valid)
-            else:
-                yield SampleBatch.of_lying(stretch.part(start, stop), sample_type, valid)
+        progress.finish(deal.end)
+        return
+    for parts in _batched(reading, deal.size):
+        valid = deal.valid(progress.done)
+        progress.done += 1
+        if view.values:
+            samples = [sample for part in parts for _, sample in view.seen(*part)]
+            yield SampleBatch(samples, sample_type, valid)
+        else:
+            yield SampleBatch.of_lying(joined([s.part(start, stop) for s, start, stop in parts]), sample_type, valid)
     progress.finish(deal.end)
 
 
+def _batched(reading: Iterable[Stretch], size: int) -> Iterator[list[tuple[Stretch, int, int]]]:
+    """The parts of stretches that make up each batch: mostly one, two where a stretch ends."""
+    parts: list[tuple[Stretch, int, int]] = []
+    missing = size
+    for stretch in reading:
+        at = 0
+        while at < len(stretch):
+            count = min(missing, len(stretch) - at)
+            parts.append((stretch, at, at + count))
+            at += count
+            missing -= count
+            if missing == 0:
+                yield parts
+                parts, missing = [], size
+    if parts:
+        yield parts
+
+
 def _wanted(selection: Selection, order: Order, deal: Deal, most: int) -> Iterator[Wanted]:
-    """The samples of the deal's batches, at most so many batches at once, and never of two groups of the order."""
-    first = 0
-    while first < len(deal):
-        count = min(most, len(deal) - first)
-        if order.group > 1:
-            left = order.group - deal.begins(first) % order.group
-            count = min(count, -(-left // (deal.share.count * deal.size)))
-        positions = deal.wrap(deal.positions(first, first + count))
-        yield Wanted(selection.places(order.numbers(positions)), deal.size)
-        first += count
+    """The samples of the deal's batches, at most so many at once, and never of two groups of the order."""
+    held: list[NDArray[np.int64]] = []
+
+    def together() -> Wanted:
+        positions = np.concatenate(held) if len(held) > 1 else held[0]
+        held.clear()
+        return Wanted(selection.places(order.numbers(positions)))
+
+    at_once = max(1, most // deal.size)
+    for first in range(0, len(deal), at_once):
+        positions = deal.wrap(deal.positions(first, min(first + at_once, len(deal))))
+        groups = positions // order.group if order.group > 1 else np.zeros(len(positions), np.int64)
+        bounds = (np.flatnonzero(groups[1:] != groups[:-1]) + 1).tolist()
+        for start, stop in itertools.pairwise([0, *bounds, len(positions)]):
+            piece = positions[start:stop]
+            full = sum(map(len, held)) + len(piece) > most
+            if held and (full or held[0][0] // order.group != piece[0] // order.group):
+                yield together()
+            held.append(piece)
+        if order.group == 1:
+            yield together()
+    if held:
+        yield together()
 
 
 def in_memory(

@@ -31,11 +31,11 @@ class Wanted(NamedTuple):
 
     Attributes:
         places: where they lie, in the order in which they are given out.
-        batch: how many of them a batch has. The samples may be brought in several stretches, but a batch in one.
+        batch: how many of them belong together. They may be brought in several stretches, but these in one.
     """
 
     places: Places
-    batch: int
+    batch: int = 1
 
 
 class Fetching:
@@ -45,8 +45,9 @@ class Fetching:
 
     Args:
         access: the shards.
-        wanted: what to read; it is asked as far ahead as the budget allows.
-        budget: most bytes that are held of shards on servers. A batch that is larger by itself is read alone.
+        wanted: what to read; it is asked as far ahead as the budget allows, and what would take more than half of that
+            is read in several stretches.
+        budget: most bytes that are held of shards on servers. What belongs together and is larger is read alone.
     """
 
     def __init__(self, access: Access, wanted: Iterator[Wanted], *, budget: int = BUDGET) -> None:

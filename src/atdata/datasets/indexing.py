@@ -85,7 +85,7 @@ def _several(dataset: Dataset[Any], wanted: NDArray[np.int64]) -> Iterator[Any]:
         for number, key, sample in access.rows(places, view.stored_type):
             yield from (made for _, made in view.of(access.refs[number].url, [(key, sample)]))
         return
-    for stretch in Fetching(access, iter([Wanted(places, 1)])).read():
+    for stretch in Fetching(access, iter([Wanted(places)])).read():
         if view.values:
             yield from (sample for _, sample in view.seen(stretch, 0, len(stretch)))
         else:

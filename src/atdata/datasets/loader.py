@@ -200,6 +200,13 @@ class Loader(Generic[T]):
             "the shards are read through by every reader, and shuffled in a buffer: they are compressed, or come from "
             "a source, or from a server without manifests"
         ]  # fmt: skip
+        for query in dataset._queries():
+            scanned = query["scanned"]
+            if scanned:
+                fields = ", ".join(scanned)
+                notes.append(f"where {query['predicate']} reads the samples, as no manifest holds {fields}")
+            elif query["pruned"]:
+                notes.append(f"where {query['predicate']} leaves {query['pruned']} of {query['shards']} shards alone")
         if access.far and access.cached:
             notes.append("whole shards are brought into the cache, each once, and read from there")
         return make_plan(

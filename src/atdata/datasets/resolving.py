@@ -47,7 +47,7 @@ class View:
         each = max(1, sum(self.access.sizes()) // max(self.access.length(), 1))
         at_once = max(1, min(_AT_ONCE // each, 8192))
         wanted = (
-            Wanted(selection.places(np.arange(start, min(start + at_once, len(selection)))), 1)
+            Wanted(selection.places(np.arange(start, min(start + at_once, len(selection)))))
             for start in range(0, len(selection), at_once)
         )
         for stretch in Fetching(self.access, wanted).read():
