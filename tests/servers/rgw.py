@@ -114,6 +114,25 @@ class S3Server:
         """The same server for somebody with other keys."""
         return S3Server(self.endpoint, access_key, secret_key, self.region)
 
+    def assume_role(self) -> dict[str, str]:
+        """Credentials of a role that may do everything: keys for 15 minutes, which are good with their token only."""
+        anybody = {"Effect": "Allow", "Principal": {"AWS": ["*"]}, "Action": ["sts:AssumeRole"]}
+        everything = {"Effect": "Allow", "Action": ["s3:*"], "Resource": "arn:aws:s3:::*"}
+        role = {"RoleName": f"role-{uuid.uuid4().hex[:8]}"}
+        named = {"PolicyName": "everything", "PolicyDocument": json.dumps(_policy(everything))}
+        asked = {"RoleArn": f"arn:aws:iam:::role/{role['RoleName']}", "RoleSessionName": "test"}
+        trust = {"Path": "/", "AssumeRolePolicyDocument": json.dumps(_policy(anybody))}
+        self._expect((200,), "POST", "/", {"Action": "CreateRole", **role, **trust})
+        self._expect((200,), "POST", "/", {"Action": "PutRolePolicy", **role, **named})
+        reply = self._expect((200,), "POST", "/", {"Action": "AssumeRole", "DurationSeconds": "900", **asked})
+        told = {element.tag.rpartition("}")[2]: element.text or "" for element in ET.fromstring(reply.body).iter()}
+        return {
+            **self.credentials,
+            "AWS_ACCESS_KEY_ID": told["AccessKeyId"],
+            "AWS_SECRET_ACCESS_KEY": told["SecretAccessKey"],
+            "AWS_SESSION_TOKEN": told["SessionToken"],
+        }
+
     def make_bucket(self, name: str | None = None) -> str:
         name = name or f"test-{uuid.uuid4().hex[:12]}"
         self._expect((200,), "PUT", f"/{name}")
@@ -235,6 +254,10 @@ class S3Server:
         return reply
 
 
+def _policy(statement: dict[str, Any]) -> dict[str, Any]:
+    return {"Version": "2012-10-17", "Statement": [statement]}
+
+
 def _stamp(at: float) -> str:
     return datetime.fromtimestamp(at, UTC).strftime("%Y%m%dT%H%M%SZ")
 
@@ -248,10 +271,14 @@ def _query(query: Mapping[str, str]) -> str:
 
 
 class RGW:
-    """A gateway of one's own; all of `S3Server` too. Use as a context manager, or `start()` and `close()`."""
+    """A gateway of one's own; all of `S3Server` too. Use as a context manager, or `start()` and `close()`.
 
-    def __init__(self, storage: Literal["memstore", "bluestore"] = "memstore") -> None:
+    With a `domain`, what comes before it in the host of a request is the bucket.
+    """
+
+    def __init__(self, storage: Literal["memstore", "bluestore"] = "memstore", domain: str = "") -> None:
         self._storage = storage
+        self._domain = domain
         self._server: S3Server | None = None
         self._folder: Path | None = None
         self._hold: IO[bytes] | None = None
@@ -261,7 +288,7 @@ class RGW:
         self._folder = _new_folder()
         try:
             self._hold = _join(self._folder)
-            self._supervisor = _launch(self._folder, self._storage)
+            self._supervisor = _launch(self._folder, self._storage, self._domain)
             self._server = _described(self._folder)
         except BaseException:
             self.close()
@@ -390,7 +417,7 @@ def _described(folder: Path) -> S3Server:
     return S3Server(**json.loads((folder / "server.json").read_text()))
 
 
-def _launch(folder: Path, storage: str) -> int:
+def _launch(folder: Path, storage: str, domain: str = "") -> int:
     """Start a supervisor and wait for its server; its process id."""
     if sys.platform != "linux":
         raise ServerError("the S3 server of these tests (Ceph's RADOS gateway) runs on Linux only")
@@ -403,7 +430,7 @@ def _launch(folder: Path, storage: str) -> int:
             actions += [(os.POSIX_SPAWN_DUP2, log, 1), (os.POSIX_SPAWN_DUP2, log, 2)]
             supervisor = os.posix_spawn(
                 sys.executable,
-                [sys.executable, "-I", "-S", __file__, str(folder), storage],
+                [sys.executable, "-I", "-S", __file__, str(folder), storage, domain],
                 os.environ,
                 file_actions=actions,
                 setsid=True,  # Ctrl-C in a terminal is for the tests; the supervisor goes when they are gone
@@ -528,6 +555,10 @@ rgw_gc_processor_period = 2
 rgw_gc_processor_max_time = 2
 rgw_gc_max_objs = 4
 rgw_lc_debug_interval = 0
+rgw_dns_name = {domain}
+# Roles, and keys that are good for a while.
+rgw_s3_auth_use_sts = true
+rgw_sts_key = 0123456789abcdef
 """
 
 # Speaks to the monitor by the C library, in a process that finds it: the `ceph` command would need Ceph's own
@@ -564,9 +595,10 @@ rados.rados_shutdown(cluster)
 
 
 class _Supervisor:
-    def __init__(self, folder: Path, storage: str) -> None:
+    def __init__(self, folder: Path, storage: str, domain: str) -> None:
         self.folder = folder
         self.storage = storage
+        self.domain = domain
         self.programs = _programs()
         self.daemons: dict[str, subprocess.Popen[bytes]] = {}
         self.hold = open(folder / "hold", "a+b")  # noqa: SIM115
@@ -695,6 +727,7 @@ class _Supervisor:
             mon_port=mon_port,
             port=self.port,
             storage=self.storage,
+            domain=self.domain,
             libraries=self.libraries,
         )
         (folder / "ceph.conf").write_text(settings)
@@ -724,7 +757,7 @@ class _Supervisor:
         self.end("monitor commands")
         lap("storage is up")
         access, secret = "".join(random.choices("ABCDEFGHJKLMNPQRSTUVWXYZ23456789", k=20)), uuid.uuid4().hex
-        user = ("--uid=test", "--display-name=test", f"--access-key={access}", f"--secret={secret}")
+        user = ("--uid=test", "--display-name=test", "--caps=roles=*", f"--access-key={access}", f"--secret={secret}")
         self.run("radosgw-admin", "--name", "client.rgw", "user", "create", *user)
         lap("user is made")
         self.start_gateway()
@@ -845,4 +878,4 @@ def _die_with_parent() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(_Supervisor(Path(sys.argv[1]), sys.argv[2]).main())
+    sys.exit(_Supervisor(Path(sys.argv[1]), sys.argv[2], sys.argv[3]).main())

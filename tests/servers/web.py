@@ -179,7 +179,7 @@ class _Handler(BaseHTTPRequestHandler):
                 status, content = 206, content[start:end]
         self.reply(path, status, headers, content)
 
-    do_HEAD = do_GET
+    do_HEAD = do_PUT = do_GET
 
     def reply(self, path: str, status: int, headers: dict[str, str], body: bytes) -> None:
         web = self.server.web

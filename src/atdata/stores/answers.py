@@ -15,7 +15,12 @@ from atdata.errors import (
     StoreError,
 )
 
-__all__ = ["Answer", "CutError", "Reader", "denied", "explained", "translated"]
+__all__ = ["DENIALS", "Answer", "CutError", "Reader", "denied", "explained", "translated"]
+
+# Codes of errors that are about who asks; some servers give them with a status that is not.
+DENIALS = re.compile(
+    "<Code>(AccessDenied|InvalidAccessKeyId|SignatureDoesNotMatch|RequestTimeTooSkewed|ExpiredToken|InvalidToken)</Code>"
+)
 
 
 class Answer(NamedTuple):
@@ -72,7 +77,7 @@ def translated(url: str, base: str) -> Iterator[None]:
         if isinstance(error, StoreError):
             raise
         text = str(error)
-        if re.search("<Code>(AccessDenied|InvalidAccessKeyId|SignatureDoesNotMatch|RequestTimeTooSkewed|Expired)", text):
+        if DENIALS.search(text):
             raise AccessDeniedError(denied(text), url=url) from None  # which obstore does not tell when it lists
         kind = CutError if "body error" in text else StoreError
         raise kind(explained(text), url=url) from None
@@ -92,6 +97,8 @@ def denied(text: str) -> str:
         return "this machine's clock is too far off for signed requests; set it right"
     if "ExpiredToken" in text:
         return "the session token has expired; get new credentials"
+    if "InvalidToken" in text:
+        return "the session token is not one that the server knows; it belongs to its access key, and to one service"
     return "access denied: the credentials do not allow this (or none were given)"
 
 

@@ -17,7 +17,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from atdata.errors import AccessDeniedError, DatasetNotFoundError, IntegrityError, StoreError
-from atdata.stores.answers import Answer, denied, explained
+from atdata.stores.answers import DENIALS, Answer, denied, explained
 from atdata.stores.signing import Keys, presigned, query_string, quoted_path, signed_headers
 from atdata.stores.transport import AGAIN, AgainError, Clock, Patience, Reply, Transport, retry_after
 
@@ -183,7 +183,7 @@ class DirectReader:
             )
         if status == 404 and "NoSuchBucket" not in text:
             return DatasetNotFoundError("there is no such object", url=url)
-        if status in (401, 403):
+        if status in (401, 403) or DENIALS.search(text):
             return AccessDeniedError(denied(text), url=url)
         if status == 412:
             return IntegrityError("the object was replaced while it was read; read it again", url=url)
