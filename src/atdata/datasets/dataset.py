@@ -281,6 +281,9 @@ class Dataset(Generic[T]):
             length = self._after_steps(self._shards().length())
             if length is None and self.seekable:
                 length = len(self._resolved().selection)
+        asked_only = not any(isinstance(step, Map | Filter) for step in self._steps)
+        if length is None and hasattr(self._samples, "__len__") and asked_only:  # samples in memory are quickly asked
+            length = sum(1 for _ in self.keyed())
         if length is None:
             what = "after a filter" if self._scans else "of an iterator or a stream"
             raise TypeError(f"the number of samples {what} is not known before they are read: count them while reading")

@@ -208,7 +208,7 @@ def as_predicate(given: object) -> Predicate:
             field=given._path,
         )
     hint = "; a function goes to Dataset.filter" if callable(given) else ""
-    if isinstance(given, bool | int | float | str):
+    if isinstance(given, bool | int | float):
         hint = "; comparisons need brackets: (F.a > 1) & (F.b < 2)"
     raise TypeError(f"expected a predicate made with atdata.fields, such as F.label == 3, not {given!r:.100}{hint}")
 
