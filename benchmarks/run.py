@@ -19,6 +19,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 SCENARIOS = (
     "iterate", "batches", "write", "random_access", "disk_bytes", "first_pass", "start_up", "memory", "queries",
+    "index",
 )  # fmt: skip
 
 
