@@ -136,6 +136,8 @@ class Fetching:
             buffers.append(found.shard)
             if not self._access.trusted(found):
                 jobs += self._checks(number, found, these)
+                if found.shard.manifest is not None:  # hashing is not done without end ahead of the reader either
+                    size += int(found.shard.manifest.sizes[these].sum())
         return Task(size, jobs, partial(_stretch, buffers, which, rows))
 
     def _checks(self, number: int, found: Opened, rows: NDArray[np.int64]) -> list[Callable[[], None]]:

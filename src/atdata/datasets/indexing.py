@@ -47,7 +47,7 @@ def item(dataset: Dataset[Any], index: Any) -> Any:
     length = _length(dataset)
     if isinstance(index, slice):
         return list(_several(dataset, np.arange(*index.indices(length))))
-    if not hasattr(index, "__index__"):
+    if not hasattr(index, "__index__") or (isinstance(index, np.ndarray) and index.ndim):
         return list(_several(dataset, numbers(index, length)))
     index = operator.index(index)
     at = index + length if index < 0 else index

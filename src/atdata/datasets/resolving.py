@@ -34,7 +34,12 @@ class View:
         self.values = values
 
     def samples(self, selection: Selection) -> Iterator[tuple[str, Any]]:
-        """Key and sample, in the order of the selection.
+        """Key and sample, in the order of the selection; see `placed`."""
+        for _, key, sample in self.placed(selection):
+            yield key, sample
+
+    def placed(self, selection: Selection) -> Iterator[tuple[str, str, Any]]:
+        """URL of the shard, key and sample, in the order of the selection.
 
         Raises:
             DatasetError: the shards can only be read through.
@@ -51,7 +56,8 @@ class View:
             for start in range(0, len(selection), at_once)
         )
         for stretch in Fetching(self.access, wanted).read():
-            yield from self.seen(stretch, 0, len(stretch))
+            for url, key, sample in stretch.keyed(self.stored_type, 0, len(stretch)):
+                yield url, key, self._one(url, key, sample)
 
     def seen(self, stretch: Stretch, start: int, stop: int) -> Iterator[tuple[str, Any]]:
         """Key and sample, from number `start` up to `stop` of a stretch.

@@ -139,8 +139,12 @@ class Filter(NarrowingStep):
     def narrow(self, selection: Selection, view: View) -> Selection:
         """One reading of all samples of the selection."""
         mask = np.zeros(len(selection), bool)
-        for position, (key, sample) in enumerate(view.samples(selection)):
-            mask[position] = self._asked(key, sample)
+        for position, (url, key, sample) in enumerate(view.placed(selection)):
+            try:
+                mask[position] = self._asked(key, sample)
+            except StepError as error:
+                error.at(url=url)
+                raise
         return selection.keep(mask)
 
     def run(self, samples: Keyed) -> Keyed:
