@@ -21,7 +21,7 @@ from atdata.stores.ranges import windows
 __all__ = ["GAP", "WINDOW", "RemoteShard", "Request"]
 
 GAP = 128 << 10  # bytes between two samples that are read for nothing rather than ask twice
-WINDOW = 8 << 20  # bytes of one range: long enough for a connection to reach its speed
+WINDOW = 4 << 20  # bytes of one range: long enough for a connection to reach its speed, short enough to come soon
 
 
 class Request(NamedTuple):
