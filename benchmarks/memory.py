@@ -6,10 +6,10 @@ import json
 import shutil
 import subprocess
 import sys
-import threading
-import time
 from pathlib import Path
 from typing import Any
+
+from watch import anonymous, highest
 
 if __name__ != "__main__":
     import numpy as np
@@ -89,24 +89,15 @@ def _measure(way: str, label: str, folder: Path, count: int) -> Row:
     return Row(label, found["peak"], found["peak"], found["peak"])
 
 
-def _anonymous() -> float:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("RssAnon"):
-            return int(line.split()[1]) * 1024 / 1e6
-    raise RuntimeError("this system does not tell RssAnon")
-
-
 def _child(way: str, folder: Path) -> dict[str, Any]:
-    before = _anonymous()
-    peak = [before]
-    done = threading.Event()
+    before = anonymous()
+    with highest() as peak:
+        count = _read(way, folder)
+    return {"before": before, "peak": peak[0], "count": count}
 
-    def watch() -> None:
-        while not done.wait(0.005):
-            peak.append(max(peak.pop(), _anonymous()))
 
-    watcher = threading.Thread(target=watch)
-    watcher.start()
+def _read(way: str, folder: Path) -> int:
+    """Go through all samples; their number."""
     count = 0
     if way == "webdataset":
         import webdataset
@@ -133,10 +124,7 @@ def _child(way: str, folder: Path) -> dict[str, Any]:
             for i in random.Random(5).sample(range(len(dataset)), len(dataset)):
                 getattr(dataset[i], array).reshape(-1)[::1024].sum()
                 count += 1
-    time.sleep(0.02)
-    done.set()
-    watcher.join()
-    return {"before": before, "peak": peak[0], "count": count}
+    return count
 
 
 if __name__ == "__main__":
