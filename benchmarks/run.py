@@ -18,9 +18,21 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 SCENARIOS = (
-    "iterate", "batches", "write", "random_access", "disk_bytes", "first_pass", "start_up", "memory", "queries",
+    "iterate",
+    "batches",
+    "write",
+    "random_access",
+    "disk_bytes",
+    "first_pass",
+    "start_up",
+    "memory",
+    "queries",
     "versions",
-)  # fmt: skip
+    "index",
+    "remote",
+    "remote_far",
+    "remote_memory",
+)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -40,8 +40,12 @@ def bench(folder: Path, name: str, *options: str) -> dict[str, Any]:
         ("first_pass", 3, ["--peers", "webdataset", "--kind", "S"]),
         ("start_up", 1, ["--peers", "none"]),
         ("memory", 3, ["--peers", "none"]),
+        ("index", 11, ["--peers", "none"]),
         ("queries", 0, ["--peers", "none"]),
         ("versions", 2, ["--peers", "none"]),
+        ("remote", 3, ["--peers", "none"]),
+        ("remote_far", 4, ["--peers", "none"]),
+        ("remote_memory", 4, ["--peers", "none"]),
     ],
 )
 def test_a_scenario_runs_and_its_contenders_agree(tmp_path: Path, name: str, bars: int, options: list[str]) -> None:
