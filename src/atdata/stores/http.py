@@ -97,19 +97,21 @@ class HttpObject(StoredObject):
         """The bytes from `start` up to `stop`."""
         if start >= stop:
             return memoryview(b"")
+        if self._size is not None and stop > self._size:
+            raise StoreError(f"the file has {self._size} bytes, shorter than its record says", url=self.url)
         if self._ranges is None:  # until that is known, one at a time: or each would be given the whole file
             with self._first:
                 if self._ranges is None:
-                    return self._ask(start, stop)
+                    return self._exactly(start, stop)
         if self._whole is not None:
-            return self._of_whole(start, stop)
-        return self._ask(start, stop)
+            return memoryview(self._whole)[start:stop]
+        return self._exactly(start, stop)
 
-    def _of_whole(self, start: int, stop: int) -> memoryview:
-        assert self._whole is not None
-        if stop > len(self._whole):
-            raise StoreError(f"the file has {len(self._whole)} bytes, shorter than its record says", url=self.url)
-        return memoryview(self._whole)[start:stop]
+    def _exactly(self, start: int, stop: int) -> memoryview:
+        data = self._ask(start, stop)
+        if len(data) != stop - start:
+            raise StoreError(f"the file has {self._size} bytes, shorter than its record says", url=self.url)
+        return data
 
     def read(self, start: int, stop: int) -> bytes:
         """The bytes from `start` up to `stop`."""
@@ -168,7 +170,7 @@ class HttpObject(StoredObject):
 
     def _read(self, answer: Reply, limit: int | None, got: bytearray) -> None:
         """A body, as far as it comes: what came stays when the connection breaks."""
-        most = len(got) + (self._size or _MOST if limit is None else limit)
+        most = len(got) + limit if limit is not None else self._size or _MOST
         while len(got) < most:
             piece = answer.read1(min(_PIECE, most - len(got)))
             if not piece:
@@ -189,7 +191,7 @@ class HttpObject(StoredObject):
         self._note_size(len(data))
         self._whole = bytes(data)
         self._ranges = False
-        got[:] = data[start:stop] if stop is None or start == 0 else self._of_whole(start, stop)
+        got[:] = data[start:stop]
 
     def _answer(self, headers: dict[str, str], clock: Clock) -> Reply:
         """The answer with the file, where redirects lead to."""

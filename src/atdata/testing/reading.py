@@ -229,9 +229,10 @@ class ReadOnlyStoreSuite:
         ranges = [(900, 1000), (0, 10), (len(whole) - 3, len(whole)), (5, 5), (950, 960), (10, 20)]
         assert found.read_many(ranges) == [whole[start:stop] for start, stop in ranges]
         assert found.read_many([]) == []
-        for start, stop in ((len(whole) - 1, len(whole) + 1), (len(whole) + 5, len(whole) + 9)):
-            with pytest.raises(StoreError):
-                found.read(start, stop)
+        for start, stop in ((0, len(whole) + 1), (len(whole) - 1, len(whole) + 1), (len(whole) + 5, len(whole) + 9)):
+            for anew in (found, store.open(url)):
+                with pytest.raises(StoreError):
+                    anew.read(start, stop)
         streams: list[IO[bytes]] = [found.stream(), found.stream()]
         assert [stream.read(600) for stream in streams] == [whole[:600]] * 2
         for stream in streams:
