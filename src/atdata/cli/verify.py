@@ -26,7 +26,7 @@ __all__ = ["run"]
 _LISTED = 20  # problems of one shard that people see; JSON has them all
 _SHARDS = 4  # under way
 _LARGE = 40 << 20  # bytes of memory that a large shard takes while it is read
-_BUDGET = 128 << 20
+_BUDGET = 96 << 20
 _LOST = 3  # shards that could not be read after which their server is taken to be gone
 
 

@@ -12,6 +12,7 @@ import re
 import threading
 import urllib.parse
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple, Protocol, TypeVar
 
 import msgspec
@@ -40,8 +41,10 @@ from atdata.stores.record import CommitRecord, ManifestInfo, ShardInfo
 __all__ = ["Copied", "CopyProgress", "Original", "Originals", "copy_dataset"]
 
 _FILES = 16  # shards under way
-_LARGE = 64 << 20  # bytes of memory that a large shard takes on its way
-_BUDGET = 128 << 20
+_BUDGET = 128 << 20  # bytes of memory
+_FETCHED = 56 << 20  # that a large object takes while it is read: several ranges at once
+_UPLOADED = 56 << 20  # and while it is written: several parts at once
+_OTHERS = 16 << 20  # that any other large file takes
 _SHARD_NAME = re.compile(r"[^/\\\0]{1,251}\.tar")
 
 
@@ -148,7 +151,8 @@ def copy_dataset(
     _refuse_itself(source.shards, opening, store, prefix)
     files = [name for shard in names for name in (shard, manifest_name(shard), header_name(shard)) if name is not None]
     transaction = store.resume(prefix, frozenset(files), overwrite=overwrite)
-    work = _Work(source, names, opening, transaction, progress)
+    uploaded = _UPLOADED if isinstance(store, ObjectStore) else 0
+    work = _Work(source, names, opening, transaction, uploaded, progress)
     try:
         infos = work.run()
         known = [info for info in infos if info is not None]
@@ -212,12 +216,14 @@ class _Work:
         names: list[str],
         opening: Opening,
         transaction: Transaction,
+        uploaded: int,
         progress: Callable[[CopyProgress], None] | None,
     ) -> None:
         self._source = source
         self._names = names
         self._opening = opening
         self._transaction = transaction
+        self._uploaded = uploaded
         self._progress = progress
         infos = [shard.info for shard in source.shards]
         self._total = sum(map(_size, infos)) if None not in infos else None
@@ -229,10 +235,15 @@ class _Work:
     def run(self) -> list[ShardInfo | None]:
         """Copy everything; what a record says of each shard, None for those that no record can name."""
         jobs = (
-            (min(_size(shard.info) or _LARGE, _LARGE), lambda shard=shard, name=name: self._shard(shard, name))
+            (self._memory(shard), partial(self._shard, shard, name))
             for shard, name in zip(self._source.shards, self._names, strict=True)
         )
         return list(in_flight(jobs, self._stop, most=_FILES, budget=_BUDGET))
+
+    def _memory(self, shard: Original) -> int:
+        """Bytes of memory that a shard takes on its way."""
+        most = self._uploaded + (_FETCHED if self._opening.object_store(shard.url) is not None else _OTHERS)
+        return min(most, 2 * shard.info.size) if shard.info is not None else most
 
     def _report(self, size: int, shards: int = 0) -> None:
         with self._lock:
