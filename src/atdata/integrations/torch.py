@@ -86,7 +86,7 @@ def tensor(column: Any) -> Any:
     if kinds == {int}:
         try:
             return torch.tensor(column, dtype=torch.int64)
-        except (RuntimeError, OverflowError):  # does not fit
+        except (RuntimeError, ValueError, OverflowError):  # does not fit, which it says in several ways
             return column
     return [_of_array(v) if isinstance(v, np.ndarray) else v for v in column] if np.ndarray in kinds else column
 
