@@ -342,8 +342,8 @@ def test_a_class_that_does_not_fit_is_refused_at_once() -> None:
         load_dataset("data", Other)
     assert str(error.value) == (
         "the data (Digit 1.0.0) cannot be read as Other: picture is not in the data, and has no default in Other; "
-        "label is int in the data and str in Other; image is not a field of Other; add it, or read without a class and use "
-        "select_fields [data]"
+        "label is int in the data and str in Other; image is not a field of Other; add it, or read without a class and "
+        "use select_fields [data]"
     )
     assert [s.label for s in load_dataset("data", split="train").select_fields("label")] == [0, 1, 2, 3, 4]
     with pytest.raises(SchemaError, match="is not a sample type"):
