@@ -197,6 +197,11 @@ class Access:
             self._paths[number] = None if path is None else str(path)
         return self._paths[number]
 
+    @property
+    def all_open(self) -> bool:
+        """Whether every shard is kept open."""
+        return len(self._kept) == len(self.refs)
+
     def is_open(self, number: int) -> bool:
         """Whether shard `number` is kept open."""
         return number in self._kept

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from atdata.errors import AtdataError
 from atdata.samples import codec
 from atdata.samples.fields import Array, EnumOf, FieldType, LiteralOf, OptionalOf
-from atdata.shards.reader import BufferShard, Rows, payload_decoder
+from atdata.shards.reader import SHORT, BufferShard, Rows, payload_decoder
 
 __all__ = ["Lying", "Run", "Runs", "Stretch", "empty_array", "joined", "stack"]
 
@@ -21,6 +21,8 @@ _AHEAD = 4 << 20  # bytes of short arrays that are gathered at once for several 
 
 class Lying(abc.ABC):
     """Samples that nobody has decoded yet."""
+
+    __slots__ = ()
 
     @abc.abstractmethod
     def __len__(self) -> int:
@@ -155,8 +157,8 @@ class Stretch:
             values = _values(inner, field, pieces, len(self))
             return lambda start, stop: None if values is None else values[start:stop]
         kind = _kind(field, pieces)
-        if kind is not None and kind.size <= _AHEAD // 64:
-            return _Gathered(self, field, kind).part
+        if kind is not None:
+            return (_Gathered if kind.size <= SHORT else _Spread)(self, field, kind).part
         return lambda start, stop: _column(sample_type, field, self._pieces(start, stop), stop - start)
 
     def _pieces(self, start: int, stop: int) -> list[_Piece]:
@@ -187,6 +189,8 @@ class Stretch:
 class _Part(Lying):
     """Some neighbouring samples of a stretch."""
 
+    __slots__ = ("_start", "_stop", "_stretch")
+
     def __init__(self, stretch: Stretch, start: int, stop: int) -> None:
         self._stretch = stretch
         self._start = start
@@ -204,7 +208,7 @@ class _Part(Lying):
 
 def joined(parts: Sequence[Lying]) -> Lying:
     """Several, one after the other."""
-    return parts[0] if len(parts) == 1 else _Joined(parts)
+    return _Joined(parts)
 
 
 class _Joined(Lying):
@@ -278,6 +282,30 @@ class _Gathered:
             for shard, rows, at in self._stretch._pieces(start, self._stop):
                 shard.gather(self._field, rows, self._arrays, at)
         return self._arrays[start - self._start : stop - self._start].copy()
+
+
+class _Spread:
+    """Long arrays: each is copied when its batch is made."""
+
+    def __init__(self, stretch: Stretch, field: str, kind: _Kind) -> None:
+        self._kind = kind
+        self._buffers = [shard.buffer for shard in stretch._shards]
+        offsets = np.empty(len(stretch), np.int64)
+        for shard, rows, at in stretch._pieces(0, len(stretch)):
+            assert shard.manifest is not None
+            offsets[at] = shard.manifest.array(field).offsets[rows] - shard.base
+        self._which = stretch._which.tolist()
+        self._offsets = offsets.tolist()
+
+    def part(self, start: int, stop: int) -> NDArray[Any]:
+        """The arrays of the samples from `start` up to `stop`."""
+        out = empty_array(stop - start, self._kind.shape, self._kind.dtype)
+        size, buffers = self._kind.size, self._buffers
+        target = memoryview(out.reshape(-1).view(np.uint8))
+        ends = range(size, out.nbytes + 1, size)
+        for number, offset, end in zip(self._which[start:stop], self._offsets[start:stop], ends, strict=True):
+            target[end - size : end] = buffers[number][offset : offset + size]
+        return out
 
 
 def _column(sample_type: type, field: str, pieces: Sequence[_Piece], count: int) -> Any:

@@ -206,14 +206,16 @@ def exactly(
                 yield sample
         progress.finish(deal.end)
         return
+    pads = deal.remainder == "pad"
     for parts in _batched(reading, deal.size):
-        valid = deal.valid(progress.done)
+        valid = deal.valid(progress.done) if pads else None
         progress.done += 1
         if view.values:
             samples = [sample for part in parts for _, sample in view.seen(*part)]
             yield SampleBatch(samples, sample_type, valid)
         else:
-            yield SampleBatch.of_lying(joined([s.part(start, stop) for s, start, stop in parts]), sample_type, valid)
+            lying = [stretch.part(start, stop) for stretch, start, stop in parts]
+            yield SampleBatch.of_lying(lying[0] if len(lying) == 1 else joined(lying), sample_type, valid)
     progress.finish(deal.end)
 
 
@@ -222,15 +224,18 @@ def _batched(reading: Iterable[Stretch], size: int) -> Iterator[list[tuple[Stret
     parts: list[tuple[Stretch, int, int]] = []
     missing = size
     for stretch in reading:
-        at = 0
-        while at < len(stretch):
-            count = min(missing, len(stretch) - at)
-            parts.append((stretch, at, at + count))
-            at += count
-            missing -= count
-            if missing == 0:
-                yield parts
-                parts, missing = [], size
+        at, count = 0, len(stretch)
+        if parts:
+            at = min(missing, count)
+            parts.append((stretch, 0, at))
+            missing -= at
+            if missing:
+                continue
+            yield parts
+        end = count - (count - at) % size
+        for start in range(at, end, size):
+            yield [(stretch, start, start + size)]
+        parts, missing = ([(stretch, end, count)], size - count + end) if end < count else ([], size)
     if parts:
         yield parts
 

@@ -68,7 +68,7 @@ class Fetching:
             wanted, coming = coming, next(self._wanted, None)
             groups = _by_shard(wanted.places)
             shards = {group.number: self._open(pool, group.number) for group in groups}
-            if coming is not None:
+            if coming is not None and not self._access.all_open:
                 for number in np.unique(coming.places.shards).tolist():
                     if number not in self._opens and not self._access.is_open(number):
                         self._opens[number] = pool.submit(self._access.current, number)

@@ -23,7 +23,7 @@ from atdata.shards.manifest import ArrayColumn, Manifest
 from atdata.shards.members import decoder
 from atdata.shards.tar import BufferSource, StreamSource, walk
 
-__all__ = ["BufferShard", "Rows", "Shard", "StreamShard", "keeps_values", "payload_decoder"]
+__all__ = ["SHORT", "BufferShard", "Rows", "Shard", "StreamShard", "keeps_values", "payload_decoder"]
 
 
 class Shard(abc.ABC):
@@ -268,7 +268,7 @@ class BufferShard(Shard):
             out[at] = np.ndarray(shape, out.dtype, self.buffer, offset, (column.stride, *inner))
             return
         offsets = column.offsets[rows] - self.base
-        if size <= _SHORT:
+        if size <= SHORT:
             # What begins at every single byte, of which NumPy takes those that are wanted in one go.
             every = np.ndarray((len(self.buffer) - size + 1,), f"V{size}", self.buffer, 0, (1,))
             out.reshape(len(out), -1).view(f"V{size}")[:, 0][at] = every[offsets]
@@ -277,7 +277,7 @@ class BufferShard(Shard):
             out[place] = np.ndarray(column.shape, column.dtype, self.buffer, offset)
 
 
-_SHORT = 2048  # bytes up to which an array is copied faster together with others
+SHORT = 2048  # bytes up to which an array is copied faster together with others
 
 # Samples of a shard: a run (with start and stop, and step 1), or their numbers.
 Rows = slice | NDArray[np.int64]
