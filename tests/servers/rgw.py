@@ -115,7 +115,10 @@ class S3Server:
         return S3Server(self.endpoint, access_key, secret_key, self.region)
 
     def assume_role(self) -> dict[str, str]:
-        """Credentials of a role that may do everything: keys for 15 minutes, which are good with their token only."""
+        """Credentials of a role that may do everything: keys for 15 minutes, which are good with their token only.
+
+        The server has to have `ROLES`.
+        """
         anybody = {"Effect": "Allow", "Principal": {"AWS": ["*"]}, "Action": ["sts:AssumeRole"]}
         everything = {"Effect": "Allow", "Action": ["s3:*"], "Resource": "arn:aws:s3:::*"}
         role = {"RoleName": f"role-{uuid.uuid4().hex[:8]}"}
@@ -273,12 +276,12 @@ def _query(query: Mapping[str, str]) -> str:
 class RGW:
     """A gateway of one's own; all of `S3Server` too. Use as a context manager, or `start()` and `close()`.
 
-    With a `domain`, what comes before it in the host of a request is the bucket.
+    `settings` are lines for the gateway's section of Ceph's configuration, such as `BY_HOST` and `ROLES`.
     """
 
-    def __init__(self, storage: Literal["memstore", "bluestore"] = "memstore", domain: str = "") -> None:
+    def __init__(self, storage: Literal["memstore", "bluestore"] = "memstore", settings: str = "") -> None:
         self._storage = storage
-        self._domain = domain
+        self._settings = settings
         self._server: S3Server | None = None
         self._folder: Path | None = None
         self._hold: IO[bytes] | None = None
@@ -288,7 +291,7 @@ class RGW:
         self._folder = _new_folder()
         try:
             self._hold = _join(self._folder)
-            self._supervisor = _launch(self._folder, self._storage, self._domain)
+            self._supervisor = _launch(self._folder, self._storage, self._settings)
             self._server = _described(self._folder)
         except BaseException:
             self.close()
@@ -417,7 +420,7 @@ def _described(folder: Path) -> S3Server:
     return S3Server(**json.loads((folder / "server.json").read_text()))
 
 
-def _launch(folder: Path, storage: str, domain: str = "") -> int:
+def _launch(folder: Path, storage: str, settings: str = "") -> int:
     """Start a supervisor and wait for its server; its process id."""
     if sys.platform != "linux":
         raise ServerError("the S3 server of these tests (Ceph's RADOS gateway) runs on Linux only")
@@ -430,7 +433,7 @@ def _launch(folder: Path, storage: str, domain: str = "") -> int:
             actions += [(os.POSIX_SPAWN_DUP2, log, 1), (os.POSIX_SPAWN_DUP2, log, 2)]
             supervisor = os.posix_spawn(
                 sys.executable,
-                [sys.executable, "-I", "-S", __file__, str(folder), storage, domain],
+                [sys.executable, "-I", "-S", __file__, str(folder), storage, settings],
                 os.environ,
                 file_actions=actions,
                 setsid=True,  # Ctrl-C in a terminal is for the tests; the supervisor goes when they are gone
@@ -555,11 +558,13 @@ rgw_gc_processor_period = 2
 rgw_gc_processor_max_time = 2
 rgw_gc_max_objs = 4
 rgw_lc_debug_interval = 0
-rgw_dns_name = {domain}
-# Roles, and keys that are good for a while.
-rgw_s3_auth_use_sts = true
-rgw_sts_key = 0123456789abcdef
+{settings}
 """
+
+# What comes before this domain in the host of a request is the bucket: `127`, in a host that any machine finds.
+BY_HOST = "rgw_dns_name = 0.0.1"
+# Roles, and keys that are good for a while. (With them, the server does not say any more what is wrong with keys.)
+ROLES = "rgw_s3_auth_use_sts = true\nrgw_sts_key = 0123456789abcdef"
 
 # Speaks to the monitor by the C library, in a process that finds it: the `ceph` command would need Ceph's own
 # bindings for one certain Python.
@@ -595,10 +600,10 @@ rados.rados_shutdown(cluster)
 
 
 class _Supervisor:
-    def __init__(self, folder: Path, storage: str, domain: str) -> None:
+    def __init__(self, folder: Path, storage: str, settings: str) -> None:
         self.folder = folder
         self.storage = storage
-        self.domain = domain
+        self.settings = settings
         self.programs = _programs()
         self.daemons: dict[str, subprocess.Popen[bytes]] = {}
         self.hold = open(folder / "hold", "a+b")  # noqa: SIM115
@@ -727,7 +732,7 @@ class _Supervisor:
             mon_port=mon_port,
             port=self.port,
             storage=self.storage,
-            domain=self.domain,
+            settings=self.settings,
             libraries=self.libraries,
         )
         (folder / "ceph.conf").write_text(settings)

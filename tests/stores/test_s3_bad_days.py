@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import email.utils
 import json
+import subprocess
+import sys
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -20,7 +22,7 @@ from atdata.errors import AccessDeniedError, StoreError, UnsafeNameError
 from atdata.stores import direct, s3, transport
 from atdata.stores.s3 import S3DataStore
 from atdata.testing import FaultProxy
-from servers.rgw import RGW, S3Server
+from servers.rgw import BY_HOST, RGW, ROLES, HasEndpoint, S3Server
 from servers.web import WebServer
 
 pytestmark = pytest.mark.timeout(120)
@@ -84,8 +86,7 @@ def nobody(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def by_host() -> Iterator[RGW]:
-    """A server that takes the bucket out of the host; `127` at the domain 0.0.1 is a host that any machine finds."""
-    with RGW(domain="0.0.1") as server:
+    with RGW(settings=BY_HOST) as server:
         assert server.request("PUT", "/").status == 200
         yield server
 
@@ -176,10 +177,21 @@ def test_a_clock_that_is_wrong(
         read(faulty)
 
 
+@pytest.fixture(scope="module")
+def with_roles() -> Iterator[RGW]:
+    with RGW(settings=ROLES) as server:
+        yield server
+
+
 def test_keys_that_are_good_with_their_token(
-    rgw: S3Server, bucket: str, fault_proxy: FaultProxy, nobody: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    with_roles: RGW,
+    make_proxy: Callable[[HasEndpoint], FaultProxy],
+    nobody: None,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
 ) -> None:
-    given = {**rgw.assume_role(), "AWS_ENDPOINT": fault_proxy.endpoint}
+    bucket, fault_proxy = with_roles.make_bucket(), make_proxy(with_roles)
+    given = {**with_roles.assume_role(), "AWS_ENDPOINT": fault_proxy.endpoint}
     file = tmp_path / ".env"
     file.write_text("".join(f"{name}={value}\n" for name, value in given.items()))
     store = S3DataStore(given, bucket=bucket)
@@ -217,17 +229,17 @@ def test_tokens_that_are_refused(faulty: S3DataStore, fault_proxy: FaultProxy, c
 
 @pytest.mark.parametrize("machine", [False, True], ids=["a container's", "a machine's"])
 def test_the_keys_of_a_role(
-    rgw: S3Server,
-    bucket: str,
+    with_roles: RGW,
+    make_proxy: Callable[[HasEndpoint], FaultProxy],
     web: WebServer,
-    fault_proxy: FaultProxy,
     nobody: None,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
     machine: bool,
 ) -> None:
     """Nothing but the address of the keys is in the environment."""
-    given = rgw.assume_role()
+    bucket, fault_proxy = with_roles.make_bucket(), make_proxy(with_roles)
+    given = with_roles.assume_role()
     expires = email.utils.formatdate(time.time() + 3600)
     told = {
         "Code": "Success",
@@ -250,7 +262,7 @@ def test_the_keys_of_a_role(
         monkeypatch.setenv("AWS_CONTAINER_CREDENTIALS_FULL_URI", f"{web.endpoint}/keys")
         monkeypatch.setenv("AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", str(tmp_path / "pass"))
     monkeypatch.setenv("AWS_ENDPOINT", fault_proxy.endpoint)
-    monkeypatch.setenv("AWS_REGION", rgw.region)
+    monkeypatch.setenv("AWS_REGION", with_roles.region)
     store = S3DataStore(bucket=bucket)
     write(store, blocks(5), maxcount=2)
     assert read(store) == blocks(5)
@@ -383,3 +395,92 @@ def test_prefixes_that_lead_elsewhere(store: S3DataStore, name: str) -> None:
     for source in (f"{store.base}{name}", [f"{store.base}{name}/shard-000000.tar"]):
         with pytest.raises(UnsafeNameError):
             list(atdata.Dataset(source, store=store))
+
+
+# -- writers that were killed --------------------------------------------------------------------------------
+
+KILLED = """
+import json, sys
+import numpy as np
+from numpy.typing import NDArray
+import atdata
+
+@atdata.packable
+class Block:
+    data: NDArray[np.uint8]
+    number: int
+
+def samples():
+    for number in range(10_000):
+        yield Block(np.zeros(1 << 20, np.uint8), number)
+
+given, bucket, options = json.loads(sys.argv[1])
+store = atdata.S3DataStore(given, bucket=bucket)
+store.write_shards(atdata.Dataset.from_samples(samples(), Block), prefix="a b/v1", maxsize=64 << 20, **options)
+"""
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_killed_writer_leaves_nothing_to_be_billed(
+    rgw: S3Server, store: S3DataStore, bucket: str, overwrite: bool
+) -> None:
+    if overwrite:
+        write(store, blocks(7), "a b/v1")
+    for key in ("a b/v1/inner/shard-000000.tar", "a b/v1/other.bin", "a b/v10/shard-000000.tar"):
+        assert rgw.request("POST", f"/{bucket}/{key}", {"uploads": ""}).status == 200  # other people's
+    others = rgw.uploads(bucket)
+    told = json.dumps([rgw.credentials, bucket, {"overwrite": True} if overwrite else {}])
+    writer = subprocess.Popen([sys.executable, "-c", KILLED, told])
+    until = time.monotonic() + 60
+    try:
+        while len(rgw.keys(bucket, "a b/v1/")) < 5 or len(rgw.uploads(bucket)) == len(others):
+            assert writer.poll() is None
+            assert time.monotonic() < until
+    finally:
+        writer.kill()
+        writer.wait()
+    assert len(rgw.uploads(bucket)) > len(others)
+    if overwrite:
+        assert read(store, "a b/v1") == blocks(7)
+    else:
+        assert list(store.list()) == []
+    urls = write(store, blocks(3), "a b/v1", manifest=False, overwrite=overwrite)
+    assert read(store, "a b/v1") == blocks(3)
+    assert rgw.uploads(bucket) == others
+    assert rgw.keys(bucket) == ["a b/v1/atdata.json", store.key(urls[0])]
+
+
+def test_more_uploads_than_one_answer_lists(
+    rgw: S3Server, store: S3DataStore, bucket: str, fault_proxy: FaultProxy
+) -> None:
+    """Pages, keys that need quoting, and several uploads of one key."""
+    keys = sorted(["a&b<c> d+e%20/ü", "a/b", "a/b", "a/c"])
+    for key in keys:
+        assert rgw.request("POST", f"/{bucket}/{key}", {"uploads": ""}).status == 200
+    dropped: list[str] = []
+    S3DataStore(rgw.credentials, bucket=bucket).drop_uploads("a", lambda key: dropped.append(key))
+    assert sorted(dropped) == keys
+    assert sorted(key for key, _ in rgw.uploads(bucket)) == keys
+    pages = [
+        "<L><IsTruncated>true</IsTruncated><NextKeyMarker>a%2Fb</NextKeyMarker><NextUploadIdMarker>1&amp;2"
+        "</NextUploadIdMarker><Upload><Key>a%2Fb</Key><UploadId>1&amp;2</UploadId></Upload></L>",
+        "<L><IsTruncated>false</IsTruncated><Upload><Key>a+c</Key><UploadId>3</UploadId></Upload></L>",
+    ]
+    for page in pages:
+        fault_proxy.answer_next(200, body=page)
+    seen: list[str] = []
+    S3DataStore(rgw.through(fault_proxy).credentials, bucket=bucket).drop_uploads("a", lambda key: seen.append(key))
+    assert seen == ["a/b", "a c"]
+    second = fault_proxy.requests()[1].path
+    assert "key-marker=a%2Fb" in second
+    assert "upload-id-marker=1%262" in second
+
+
+def test_whoever_may_not_list_uploads_writes_all_the_same(
+    store: S3DataStore, faulty: S3DataStore, fault_proxy: FaultProxy, rgw: S3Server, bucket: str
+) -> None:
+    rgw.request("PUT", f"/{bucket}/v1/.atdata-claims/000000.json", body=b"nobody's")
+    fault_proxy.answer_next(403, count=9, path="uploads=")
+    write(faulty, blocks(3))
+    assert [request.status for request in fault_proxy.requests() if "uploads=" in request.path] == [403]
+    assert read(store) == blocks(3)

@@ -199,6 +199,9 @@ def test_answers_the_next_requests_itself(rgw: S3Server, bucket: str, big: bytes
     replies = [through.request("GET", f"/{bucket}/big") for _ in range(3)]
     assert [reply.status for reply in replies] == [301, 301, 200]
     assert (replies[0].headers["x-amz-bucket-region"], replies[0].body) == ("eu-west-1", b"elsewhere")
+    fault_proxy.answer_next(418, path="?list-type")
+    assert through.request("GET", f"/{bucket}/big").status == 200
+    assert through.request("GET", f"/{bucket}", {"list-type": "2"}).status == 418
 
 
 def test_loses_the_answer_to_a_write(rgw: S3Server, bucket: str, fault_proxy: FaultProxy) -> None:

@@ -7,6 +7,7 @@ and every thread that asks has one of its own meanwhile.
 
 from __future__ import annotations
 
+import contextlib
 import html
 import os
 import re
@@ -136,14 +137,38 @@ class DirectReader:
         found: list[str] = []
         query = {"list-type": "2", "prefix": folder, "encoding-type": "url"}
         while True:
-            path = quoted_path(self._folder if self._folder == "/" else self._folder[:-1])
-            wanted = _Wanted(self._base + folder, "GET", path, query_string(query))
-            text = str(self._asked(wanted).data, "utf-8")
-            found += [unquote(html.unescape(key).replace("+", " ")) for key in re.findall("<Key>([^<]*)</Key>", text)]
+            text = self._listed(folder, query)
+            found += map(_decoded, re.findall("<Key>([^<]*)</Key>", text))
             more = re.search("<NextContinuationToken>([^<]+)<", text)
             if more is None or "<IsTruncated>true<" not in text:
                 return found
             query["continuation-token"] = html.unescape(more[1])
+
+    def uploads(self, folder: str) -> Sequence[tuple[str, str]]:
+        """The unfinished multipart uploads of objects under `folder`: key, and the server's name for the upload."""
+        found: list[tuple[str, str]] = []
+        query = {"uploads": "", "prefix": folder, "encoding-type": "url"}
+        while True:
+            text = self._listed(folder, query)
+            for upload in re.findall("<Upload>(.*?)</Upload>", text, re.DOTALL):
+                key, name = (re.search(f"<{tag}>([^<]*)<", upload) for tag in ("Key", "UploadId"))
+                if key is not None and name is not None:
+                    found.append((_decoded(key[1]), html.unescape(name[1])))
+            key, name = (re.search(f"<Next{tag}Marker>([^<]+)<", text) for tag in ("Key", "UploadId"))
+            if key is None or name is None or "<IsTruncated>true<" not in text:
+                return found
+            query |= {"key-marker": _decoded(key[1]), "upload-id-marker": html.unescape(name[1])}
+
+    def drop_upload(self, key: str, upload: str) -> None:
+        """Abort a multipart upload: its parts are gone, and not billed any more."""
+        path, query = quoted_path(self._folder + key), query_string({"uploadId": upload})
+        with contextlib.suppress(DatasetNotFoundError):  # somebody else did
+            self._asked(_Wanted(self._base + key, "DELETE", path, query))
+
+    def _listed(self, folder: str, query: Mapping[str, str]) -> str:
+        """The answer to a question about the bucket."""
+        path = quoted_path(self._folder if self._folder == "/" else self._folder[:-1])
+        return str(self._asked(_Wanted(self._base + folder, "GET", path, query_string(query))).data, "utf-8")
 
     def presigned(self, key: str) -> str:
         """A URL of an object, good for a day, that anything can read without keys."""
@@ -165,7 +190,7 @@ class DirectReader:
             headers = signed_headers(self._keys(), self._region, wanted.method, wanted.path, wanted.query, headers, now)
         target = wanted.path + (f"?{wanted.query}" if wanted.query else "")
         with self._transport.ask(wanted.method, target, headers, clock) as answer:
-            if answer.status not in (200, 206):
+            if answer.status not in (200, 204, 206):
                 raise self._refusal(wanted, answer)
             wanted.take(answer)
 
@@ -197,3 +222,8 @@ class DirectReader:
     def close(self) -> None:
         """Close the connections that wait."""
         self._transport.close()
+
+
+def _decoded(key: str) -> str:
+    """A key as it stands in a listing."""
+    return unquote(html.unescape(key).replace("+", " "))

@@ -204,6 +204,14 @@ class ObjectStore(DataStore):
             with contextlib.suppress(DatasetNotFoundError), self.errors(self.base + key):
                 self.client.delete(key)
 
+    def drop_uploads(self, folder: str, mine: Callable[[str], object]) -> None:
+        """Abort what a writer that is gone was uploading under `folder`, where a server keeps the parts of it.
+
+        Args:
+            folder: of the keys.
+            mine: whether a key is to be dropped.
+        """
+
     def errors(self, url: str) -> contextlib.AbstractContextManager[None]:
         """obstore's errors as ours, with what to do and without secrets."""
         return translated(url, self.base)

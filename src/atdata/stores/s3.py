@@ -44,6 +44,10 @@ class S3DataStore(ObjectStore):
 
     Credentials are used for this bucket at this endpoint only, and appear in no message, repr or record.
 
+    A writer that is killed leaves parts of an upload at the server, which no listing shows and which are billed. The
+    next write under the same prefix removes them; for prefixes that nobody writes again, give the bucket a lifecycle
+    rule with `AbortIncompleteMultipartUpload` after some days.
+
     Example:
         >>> store = S3DataStore({"AWS_ACCESS_KEY_ID": "…", "AWS_SECRET_ACCESS_KEY": "…"}, bucket="my-bucket")
         >>> store
@@ -98,6 +102,13 @@ class S3DataStore(ObjectStore):
             return reader.presigned(key)
         with self.errors(url):
             return str(obstore.sign(self.client, "GET", key, timedelta(days=1)))
+
+    def drop_uploads(self, folder: str, mine: Callable[[str], object]) -> None:
+        """Abort what a writer that is gone was uploading under `folder`; see `ObjectStore.drop_uploads`."""
+        reader = self._direct_reader()
+        for key, upload in reader.uploads(folder):
+            if mine(key):
+                reader.drop_upload(key, upload)
 
     def _config(self) -> dict[str, str]:
         given = self._credentials

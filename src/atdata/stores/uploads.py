@@ -192,6 +192,8 @@ class ObjectTransaction(Transaction):
             written = re.compile(re.escape(folder) + _WRITTEN, re.ASCII)
             mine = (key for key in keys if aside.match(key) or (fresh and written.fullmatch(key)))
             self._store.remove([key for key in mine if key not in self._left])
+            with contextlib.suppress(AtdataError):  # not everybody may list or drop uploads
+                self._store.drop_uploads(folder, lambda key: aside.match(key) or written.fullmatch(key))
 
     def _refuse_files(self, names: Collection[str]) -> None:
         """Refuse a prefix with files that a glob would take for this dataset's, or that would be overwritten."""

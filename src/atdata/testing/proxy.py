@@ -165,10 +165,27 @@ class FaultProxy:
         self._ask("spoil", what="shorten", answer=answer, at=at)
 
     def answer_next(
-        self, status: int, *, count: int = 1, method: str = "", headers: Mapping[str, str] | None = None, body: str = ""
+        self,
+        status: int,
+        *,
+        count: int = 1,
+        method: str = "",
+        path: str = "",
+        headers: Mapping[str, str] | None = None,
+        body: str = "",
     ) -> None:
-        """The next so many requests (by this method, where given) get this answer and do not reach the server."""
-        self._ask("answer_next", status=status, count=count, method=method, headers=dict(headers or {}), body=body)
+        """The next so many requests get this answer and do not reach the server.
+
+        Args:
+            status: of the answer.
+            count: how many requests.
+            method: only those by this method; "" for any.
+            path: only those in whose path, as sent and with the query, this stands.
+            headers: of the answer.
+            body: of the answer; by default an error as S3 has them.
+        """
+        answer = {"status": status, "headers": dict(headers or {}), "body": body}
+        self._ask("answer_next", count=count, method=method, path=path, **answer)
 
     def requests(self, method: str = "") -> list[Request]:
         """What came so far, in order; of one method, where given."""

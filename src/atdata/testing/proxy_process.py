@@ -391,7 +391,7 @@ class _Proxy:
     def own_answer(self, record: _Record) -> bytes:
         """An answer that is not the server's; b"" where the server shall answer."""
         for wanted in self.answering:
-            if wanted["method"] in ("", record.method):
+            if wanted["method"] in ("", record.method) and wanted["path"] in record.path:
                 wanted["count"] -= 1
                 if wanted["count"] <= 0:
                     self.answering.remove(wanted)
