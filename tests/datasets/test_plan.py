@@ -13,6 +13,7 @@ import atdata
 from atdata.datasets.order import Order
 from atdata.datasets.plan import Traffic, make_plan, traffic
 from atdata.datasets.quality import order_quality, shuffle_quality
+from atdata.datasets.remote import WINDOW
 from atdata.errors import DatasetError
 from atdata.stores.base import WrittenShards
 
@@ -56,9 +57,9 @@ def test_samples_in_memory_have_no_plan() -> None:
 
 EACH = 150_000
 ORDERS: dict[str, tuple[Order, int, Traffic]] = {
-    "as stored": (Order(1000), 1, Traffic(19, 1000 * EACH, 1)),
+    "as stored": (Order(1000), 1, Traffic(-(-1000 // (WINDOW // EACH)), 1000 * EACH, 1)),
     "as stored, by many": (Order(1000), 4, Traffic(16, 1000 * EACH, 1)),
-    "small samples as stored, by many": (Order(10**6), 4, Traffic(4 * 60, 2 * 10**9, 4)),
+    "small samples as stored, by many": (Order(10**6), 4, Traffic(4 * -(-(10**6) // (WINDOW // 500)), 2 * 10**9, 4)),
     "perfect": (Order(1000, 1), 4, Traffic(1000, 1000 * EACH, 1)),
     "blocks": (Order(1000, 1, 10, 8), 1, Traffic(100, 1000 * EACH, 1)),
     "blocks, by many": (Order(1000, 1, 10, 8), 4, Traffic(1000, 1000 * EACH, 1)),

@@ -301,7 +301,7 @@ class _Spread:
         """The arrays of the samples from `start` up to `stop`."""
         out = empty_array(stop - start, self._kind.shape, self._kind.dtype)
         size, buffers = self._kind.size, self._buffers
-        target = memoryview(out.reshape(-1).view(np.uint8))
+        target = out.reshape(-1).view(np.uint8).data
         ends = range(size, out.nbytes + 1, size)
         for number, offset, end in zip(self._which[start:stop], self._offsets[start:stop], ends, strict=True):
             target[end - size : end] = buffers[number][offset : offset + size]

@@ -372,6 +372,9 @@ class Dataset(Generic[T]):
     def select_fields(self, *fields: str) -> Dataset[Any]:
         """Only these fields of every sample; the others are not decoded.
 
+        From servers whole samples are fetched all the same: their digests are of all their bytes, and nothing is given
+        out unchecked.
+
         Raises:
             SchemaError: the sample type has no such field.
         """
