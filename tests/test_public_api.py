@@ -52,6 +52,7 @@ MODULES = sorted(
     info.name
     for info in pkgutil.walk_packages(atdata.__path__, "atdata.")
     if not info.name.endswith("__main__")  # importing it runs the command
+    and info.name != "atdata.integrations.jax"  # JAX makes every later fork of the process a warning
 )
 
 
@@ -160,7 +161,9 @@ def test_public_signatures_are_annotated_with_names_that_exist() -> None:
         for function in functions:
             if function.__module__.startswith("atdata"):
                 space = vars(sys.modules[function.__module__])
-                guarded = {"pa": Any, "pd": Any}  # imported for type checkers only
+                guarded = dict.fromkeys(
+                    ("pa", "pd", "TensorBatch", "TorchBatches"), Any
+                )  # imported for type checkers only
                 try:
                     typing.get_type_hints(function, {**space}, guarded)
                 except AttributeError:
