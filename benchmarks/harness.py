@@ -188,7 +188,7 @@ class Context:
     scale: float = 1.0
     rounds: int = 5
     full: bool = False
-    peers: tuple[str, ...] = ("webdataset", "streaming", "litdata")
+    peers: tuple[str, ...] = ("webdataset", "streaming", "litdata", "pyarrow", "lance", "datasets", "grain")
     kinds: tuple[str, ...] = ("S", "L")
 
     def count(self, at_full_scale: int, least: int = 64) -> int:
@@ -228,6 +228,10 @@ def versions() -> dict[str, str]:
         "msgpack",
         "mosaicml-streaming",
         "litdata",
+        "pylance",
+        "datasets",
+        "grain",
+        "array-record",
         "torch",
     ):
         try:

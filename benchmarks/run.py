@@ -22,6 +22,7 @@ SCENARIOS = (
     "batches",
     "write",
     "random_access",
+    "reading",
     "disk_bytes",
     "first_pass",
     "start_up",
@@ -45,7 +46,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--only", action="append", choices=SCENARIOS, help="only this scenario; may be repeated")
     parser.add_argument("--kind", action="append", choices=("S", "L"), help="only this kind of data, in most parts")
     parser.add_argument(
-        "--peers", default="webdataset,streaming,litdata", help="packages to compare with, where installed"
+        "--peers",
+        default="webdataset,streaming,litdata,pyarrow,lance,datasets,grain",
+        help="packages to compare with, where installed",
     )
     parser.add_argument("--data", type=Path, default=HERE / "data", help="where data is made and kept for the next run")
     parser.add_argument("--out", type=Path, help="write the results as JSON")

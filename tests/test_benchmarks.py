@@ -36,6 +36,7 @@ def bench(folder: Path, name: str, *options: str) -> dict[str, Any]:
         ("batches", 2, ["--peers", "webdataset"]),
         ("write", 2, ["--peers", "webdataset"]),
         ("random_access", 0, ["--peers", "none"]),
+        ("reading", 6, ["--peers", "pyarrow"]),
         ("disk_bytes", 1, ["--peers", "webdataset"]),
         ("first_pass", 3, ["--peers", "webdataset", "--kind", "S"]),
         ("start_up", 1, ["--peers", "none"]),
