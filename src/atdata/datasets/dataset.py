@@ -12,12 +12,14 @@ import numpy as np
 from atdata.datasets import indexing
 from atdata.datasets.access import Access, Verify
 from atdata.datasets.ahead import BUDGET
+from atdata.datasets.editing import Edited
 from atdata.datasets.loader import Loader, Settings
 from atdata.datasets.plan import Plan
 from atdata.datasets.query import Field, as_predicate, check
 from atdata.datasets.query_tree import Predicate
 from atdata.datasets.query_where import Where, outlook
 from atdata.datasets.resolving import Resolved, View, resolve
+from atdata.datasets.seeing import AsType, lens_to, type_to_read
 from atdata.datasets.sequence import pieces
 from atdata.datasets.share import Ranks, Remainder, check_ranks
 from atdata.datasets.sources import Located, locate
@@ -25,6 +27,8 @@ from atdata.datasets.split import Split, hash_ranges
 from atdata.datasets.state import dataset_digest
 from atdata.datasets.steps import Filter, Map, NarrowingStep, Pick, Select, Step, Take, ValueStep, apply
 from atdata.errors import DatasetError, SchemaError
+from atdata.lenses.composition import Identity
+from atdata.lenses.lens import Lens
 from atdata.samples import codec
 from atdata.samples.dictsample import DictSample
 from atdata.samples.schema import Schema
@@ -309,6 +313,44 @@ class Dataset(Generic[T]):
         """
         return self._with(Map(function, sample_type))
 
+    def as_type(self, view: type[U] | Lens[T, U]) -> Dataset[U]:
+        """The samples seen as another type; of stored samples only the fields that the lens reads are decoded.
+
+        Args:
+            view: the class to see them as: through the lens registered for that, a path of several, or none where the
+                fields alone tell (see `LensNetwork.find`); or a lens, which reads the class of the samples.
+
+        Raises:
+            LensNotFoundError: no lens leads to that class; the message says why its fields do not tell either.
+            AmbiguousLensError: several lenses do, and none is nearer; give the one you mean.
+            LensError: the lens reads another class.
+        """
+        lens = lens_to(view, self._sample_type)
+        made: Dataset[U] = self._copy() if isinstance(lens, Identity) else self._with(AsType(lens))
+        return made
+
+    def put_back(self, views: Dataset[U] | Iterable[U], lens: Lens[T, U]) -> Dataset[T]:
+        """The samples, each changed so that the lens sees it as its view; they keep their keys.
+
+        To be written with a store's `write_shards`, or read in order: nothing is held.
+
+        Args:
+            views: a view for each sample, in the same order: a dataset, whose keys (where it has any) have to be those
+                of the samples, or any iterable.
+            lens: with a putter.
+
+        Raises:
+            LensError: the lens has no putter, or is between other classes. While reading: `DatasetError` for a view
+                too many or too few, or one with the key of another sample; `StepError` where the lens fails.
+
+        Example:
+            >>> store.write_shards(ds.put_back(edited, simplify), prefix="photos/v2")  # doctest: +SKIP
+        """
+        if not isinstance(lens, Lens):
+            raise TypeError(f"views are put back through a lens, not through {lens!r:.100}")
+        seen = views if isinstance(views, Dataset) else Dataset.from_samples(views, lens.view)
+        return Dataset.from_samples(Edited(self, seen, lens), self._sample_type)
+
     def filter(self, predicate: Callable[[T], object]) -> Dataset[T]:
         """Only the samples for which `predicate(sample)` is true."""
         return self._with(Filter(predicate))
@@ -507,12 +549,16 @@ class Dataset(Generic[T]):
     def _stored(self) -> Iterator[tuple[str | None, Any]]:
         if self._located is None:
             assert self._samples is not None
+            if isinstance(self._samples, Edited):
+                yield from self._samples.keyed()
+                return
             for sample in self._samples:
                 yield (None if self._key is None else self._key(sample)), sample
             return
+        stored_type = type_to_read(self._stored_type, self._steps, self._located.schema)
         for number, shard, start, stop in pieces(self._shards()):
             count = 0
-            for pair in shard.keyed(self._stored_type, start, stop):
+            for pair in shard.keyed(stored_type, start, stop):
                 yield pair
                 count += 1
             if stop is None:

@@ -15,12 +15,9 @@ from atdata.datasets.query_tree import Predicate
 from atdata.datasets.resolving import View
 from atdata.datasets.selection import Rows, Selection
 from atdata.datasets.sources import Located, ShardRef
-from atdata.datasets.steps import Keyed, NarrowingStep, Select, Step, ValueStep, selected_type
+from atdata.datasets.steps import Keyed, NarrowingStep, Select, Step, ValueStep, only_fields
 from atdata.errors import AtdataError
-from atdata.samples import codec
-from atdata.samples.dictsample import DictSample
 from atdata.samples.fields import Array
-from atdata.samples.packable import keeps_values
 from atdata.samples.schema import Schema
 
 __all__ = ["Outlook", "Where", "outlook"]
@@ -89,7 +86,7 @@ class Where(NarrowingStep):
         """Those that match, when of some shards that has to be read."""
         doubtful = np.flatnonzero(np.isin(selection.places(np.arange(len(selection))).shards, list(unsure)))
         mask = np.ones(len(selection), bool)
-        stored_type = _only(view.stored_type, self.predicate.fields, view.access.schema)
+        stored_type = only_fields(view.stored_type, self.predicate.fields, view.access.schema)
         mask[doubtful] = self._read(selection.pick(doubtful), View(view.access, stored_type))
         return selection.keep(mask)
 
@@ -116,16 +113,6 @@ class Where(NarrowingStep):
                 raise
             if found:
                 yield key, sample
-
-
-def _only(stored_type: type, fields: tuple[str, ...], schema: Schema | None) -> type:
-    """A class of these fields alone, so that nothing else is decoded; the class itself where that tells something."""
-    if issubclass(stored_type, DictSample) or not keeps_values(stored_type):
-        return stored_type
-    plan = codec.plan(stored_type)
-    if schema is not None and not plan.ignore_unknown and not {f.name for f in schema.fields} <= plan.nodes.keys():
-        return stored_type  # which cannot read these samples, and says so
-    return selected_type(stored_type, fields)
 
 
 def _pruned(predicate: Predicate, stored_type: type, refs: Sequence[ShardRef], schema: Schema | None) -> set[int]:

@@ -10,6 +10,7 @@ import numpy as np
 from atdata.datasets.access import Access
 from atdata.datasets.columns import Stretch
 from atdata.datasets.fetching import Fetching, Wanted
+from atdata.datasets.seeing import type_to_read
 from atdata.datasets.selection import Selection
 from atdata.datasets.steps import NarrowingStep, Step, ValueStep
 from atdata.errors import DatasetError, StepError
@@ -24,13 +25,13 @@ class View:
 
     Attributes:
         access: their shards.
-        stored_type: the class they are read as.
+        stored_type: the class they are read as; for a lens that comes first one of only the fields that it reads.
         values: the steps that make something of each, up to that point.
     """
 
     def __init__(self, access: Access, stored_type: type, values: tuple[ValueStep, ...] = ()) -> None:
         self.access = access
-        self.stored_type = stored_type
+        self.stored_type = type_to_read(stored_type, values, access.schema)
         self.values = values
 
     def samples(self, selection: Selection) -> Iterator[tuple[str, Any]]:

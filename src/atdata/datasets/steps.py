@@ -22,13 +22,26 @@ from atdata.errors import SampleIndexError, SchemaError, StepError
 from atdata.forks import cached_property
 from atdata.samples import codec
 from atdata.samples.dictsample import DictSample
-from atdata.samples.packable import packable
+from atdata.samples.packable import keeps_values, packable
 
 if TYPE_CHECKING:
     from atdata.datasets.resolving import View
     from atdata.datasets.selection import Selection
+    from atdata.samples.schema import Schema
 
-__all__ = ["Filter", "Map", "NarrowingStep", "Pick", "Select", "Step", "Take", "ValueStep", "apply", "selected_type"]
+__all__ = [
+    "Filter",
+    "Map",
+    "NarrowingStep",
+    "Pick",
+    "Select",
+    "Step",
+    "Take",
+    "ValueStep",
+    "apply",
+    "only_fields",
+    "selected_type",
+]
 
 Keyed = Iterator[tuple[str | None, Any]]
 
@@ -308,6 +321,22 @@ def selected_type(cls: type, fields: tuple[str, ...]) -> type:
     made = packable(made)
     codec.plan(made).ignore_unknown = True
     return _selected.setdefault((cls, fields), made)
+
+
+def only_fields(stored_type: type, fields: tuple[str, ...], schema: Schema | None) -> type:
+    """A class of these fields alone, so that nothing else is decoded; the class itself where that tells something.
+
+    Args:
+        stored_type: the class that stored samples are read as.
+        fields: some of its fields.
+        schema: that of what is stored, where known.
+    """
+    if issubclass(stored_type, DictSample) or not keeps_values(stored_type):
+        return stored_type
+    plan = codec.plan(stored_type)
+    if schema is not None and not plan.ignore_unknown and not {f.name for f in schema.fields} <= plan.nodes.keys():
+        return stored_type  # which cannot read these samples, and says so
+    return selected_type(stored_type, fields)
 
 
 def _like(field: dataclasses.Field[Any]) -> Any:
