@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 from dataset_samples import Digit, Halved, Shelf, digits
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import atdata
@@ -468,3 +470,82 @@ def test_nothing_is_held_while_views_are_put_back(kinds: dict[str, Any]) -> None
 
     for number, _ in enumerate(kinds["manifest"].put_back(views(), naming), 1):
         assert len(given) == number
+
+
+# -- batches ------------------------------------------------------------------------------------------------
+
+
+def same_column(one: Any, other: Any) -> bool:
+    if isinstance(one, np.ndarray):
+        return isinstance(other, np.ndarray) and one.dtype == other.dtype and np.array_equal(one, other)
+    return len(one) == len(other) and all(
+        a.dtype == b.dtype and np.array_equal(a, b) if isinstance(a, np.ndarray) else a == b and type(a) is type(b)
+        for a, b in zip(one, other, strict=True)
+    )
+
+
+ragged = st.integers(0, 3).map(lambda n: np.full((n, 2), n, np.uint8))
+alike = st.integers(0, 255).map(lambda n: np.full((4, 3), n, np.uint8))
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    samples=st.sampled_from([alike, ragged]).flatmap(
+        lambda images: st.lists(
+            st.builds(Digit, images, st.integers(-(2**40), 2**40), st.none() | st.text(max_size=3)),
+            min_size=1,
+            max_size=30,
+        )
+    ),
+    size=st.integers(1, 7),
+    seed=st.none() | st.integers(0, 9),
+    manifest=st.booleans(),
+    by_columns_first=st.booleans(),
+)
+def test_columns_are_those_of_the_samples(
+    tmp_path: Path, samples: list[Digit], size: int, seed: int | None, manifest: bool, by_columns_first: bool
+) -> None:
+    urls = atdata.LocalDiskStore(tmp_path).write_shards(
+        atdata.Dataset.from_samples(samples, Digit), prefix="some", maxcount=8, manifest=manifest, overwrite=True
+    )
+    ds = atdata.Dataset[Digit](urls)
+
+    def batches(dataset: Any) -> Any:
+        return dataset.ordered(batch_size=size) if seed is None else dataset.shuffled(batch_size=size, seed=seed)
+
+    for lens in (scan, lens_of(Label)):
+        for batch, stored in zip(batches(ds.as_type(lens)), batches(ds), strict=True):
+            wanted = atdata.SampleBatch([lens.get(sample) for sample in stored], lens.view)
+            if not by_columns_first:
+                assert all_same(batch, wanted)
+            for name in wanted.fields:
+                assert same_column(batch[name], wanted[name]), name
+                if isinstance(batch[name], np.ndarray):
+                    batch[name][...] = 0  # the caller's own
+            assert all_same(batch, wanted)
+
+
+def test_a_column_of_a_declared_lens_decodes_no_sample(kinds: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> Any:
+        raise AssertionError("a sample was decoded")
+
+    monkeypatch.setattr(type(scan), "get", refuse)
+    monkeypatch.setattr(type(scan), "get_partial", refuse)
+    for loader in (
+        kinds["manifest"].as_type(scan).ordered(batch_size=5),
+        kinds["manifest"].as_type(scan).shuffled(batch_size=5, seed=1),
+    ):
+        assert sum(float(sum(batch.number)) for batch in loader) == sum(range(N))
+        assert sum(float(batch.pixels.sum()) for batch in loader) == sum(range(N)) * 12 / 2
+
+
+def test_the_class_of_a_batch_is_that_of_the_views(kinds: dict[str, Any]) -> None:
+    batch = next(iter(kinds["manifest"].as_type(scan).shuffled(batch_size=5, seed=1)))
+    assert batch.sample_type is Scan
+    assert batch.fields == ["pixels", "number", "split", "weights", "note"]
+    assert batch.pixels.dtype == np.float32
+    assert batch.split == ["train"] * 5
+    assert batch.weights.shape == (5, 2)
+    with pytest.raises(KeyError, match="Scan has no field 'label'"):
+        batch["label"]
+    assert all_same(pickle.loads(pickle.dumps(batch)), batch)

@@ -33,6 +33,10 @@ class Lying(abc.ABC):
         """The samples; arrays are read-only views."""
 
     @abc.abstractmethod
+    def keyed(self, sample_type: type) -> Iterator[tuple[str, str, Any]]:
+        """URL of the shard, key and sample."""
+
+    @abc.abstractmethod
     def column(self, sample_type: type, field: str) -> Any:
         """One field of all samples, new and the caller's own; None where only decoding can tell."""
 
@@ -57,6 +61,12 @@ class Runs(Lying):
     def samples(self, sample_type: type) -> list[Any]:
         """The samples; arrays are read-only views."""
         return [sample for shard, start, stop in self._runs for sample in shard.samples(sample_type, start, stop)]
+
+    def keyed(self, sample_type: type) -> Iterator[tuple[str, str, Any]]:
+        """URL of the shard, key and sample."""
+        for shard, start, stop in self._runs:
+            for key, sample in shard.keyed(sample_type, start, stop):
+                yield shard.url, key, sample
 
     def column(self, sample_type: type, field: str) -> Any:
         """One field of all samples, new and the caller's own; None where only decoding can tell."""
@@ -202,6 +212,9 @@ class _Part(Lying):
     def samples(self, sample_type: type) -> list[Any]:
         return list(self._stretch.decoded(sample_type, self._start, self._stop))
 
+    def keyed(self, sample_type: type) -> Iterator[tuple[str, str, Any]]:
+        return self._stretch.keyed(sample_type, self._start, self._stop)
+
     def column(self, sample_type: type, field: str) -> Any:
         return self._stretch.column(sample_type, field, self._start, self._stop)
 
@@ -222,6 +235,10 @@ class _Joined(Lying):
 
     def samples(self, sample_type: type) -> list[Any]:
         return [sample for part in self._parts for sample in part.samples(sample_type)]
+
+    def keyed(self, sample_type: type) -> Iterator[tuple[str, str, Any]]:
+        for part in self._parts:
+            yield from part.keyed(sample_type)
 
     def column(self, sample_type: type, field: str) -> Any:
         columns = [part.column(sample_type, field) for part in self._parts]

@@ -127,18 +127,18 @@ def _batches(
     have = 0
     waiting: list[Any] = []  # samples that had to be decoded: of shards without a manifest, or for a step
     for number, shard, start, stop in reading:
-        if isinstance(shard, BufferShard) and stop is not None and not view.values:
+        if isinstance(shard, BufferShard) and stop is not None and view.lies:
             at = start
             while at < stop and left:
                 n = min(size - have - len(waiting), stop - at, left)
                 runs.append(Run(shard, at, at + n))
                 at, have, left = at + n, have + n, left - n
                 if have + len(waiting) == size:
-                    yield _batch(waiting, runs, sample_type)
+                    yield _batch(view, waiting, runs, sample_type)
                     runs, have, waiting = [], 0, []
         else:
             # From here on samples are decoded; what waits of earlier shards is decoded with them.
-            waiting += Runs(runs).samples(sample_type)
+            waiting += view.lying(Runs(runs)).samples(sample_type)
             runs, have = [], 0
             count = start
             for _, sample in view.of(shard.url, shard.keyed(view.stored_type, start, stop)):
@@ -156,11 +156,11 @@ def _batches(
         if left == 0:
             break
     if runs or waiting:
-        yield _batch(waiting, runs, sample_type)
+        yield _batch(view, waiting, runs, sample_type)
 
 
-def _batch(waiting: list[Any], runs: list[Run], sample_type: type) -> SampleBatch[Any]:
-    lying = Runs(runs)
+def _batch(view: View, waiting: list[Any], runs: list[Run], sample_type: type) -> SampleBatch[Any]:
+    lying = view.lying(Runs(runs))
     if not waiting:
         return SampleBatch.of_lying(lying, sample_type)
     return SampleBatch(waiting + lying.samples(sample_type), sample_type)
@@ -210,12 +210,13 @@ def exactly(
     for parts in _batched(reading, deal.size):
         valid = deal.valid(progress.done) if pads else None
         progress.done += 1
-        if view.values:
+        if view.lies:
+            found = [stretch.part(start, stop) for stretch, start, stop in parts]
+            lying = view.lying(found[0] if len(found) == 1 else joined(found))
+            yield SampleBatch.of_lying(lying, sample_type, valid)
+        else:
             samples = [sample for part in parts for _, sample in view.seen(*part)]
             yield SampleBatch(samples, sample_type, valid)
-        else:
-            lying = [stretch.part(start, stop) for stretch, start, stop in parts]
-            yield SampleBatch.of_lying(lying[0] if len(lying) == 1 else joined(lying), sample_type, valid)
     progress.finish(deal.end)
 
 

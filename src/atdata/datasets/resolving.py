@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from atdata.datasets.access import Access
-from atdata.datasets.columns import Stretch
+from atdata.datasets.columns import Lying, Stretch
 from atdata.datasets.fetching import Fetching, Wanted
-from atdata.datasets.seeing import type_to_read
+from atdata.datasets.seeing import Seen, column_lens, type_to_read
 from atdata.datasets.selection import Selection
 from atdata.datasets.steps import NarrowingStep, Step, ValueStep
 from atdata.errors import DatasetError, StepError
@@ -27,12 +27,19 @@ class View:
         access: their shards.
         stored_type: the class they are read as; for a lens that comes first one of only the fields that it reads.
         values: the steps that make something of each, up to that point.
+        lies: whether batches of them can be made of columns, before any sample is decoded.
     """
 
     def __init__(self, access: Access, stored_type: type, values: tuple[ValueStep, ...] = ()) -> None:
         self.access = access
         self.stored_type = type_to_read(stored_type, values, access.schema)
         self.values = values
+        self._lens = column_lens(stored_type, values)
+        self.lies = not values or self._lens is not None
+
+    def lying(self, stored: Lying) -> Lying:
+        """Stored samples as they look here, when they `lie`."""
+        return stored if self._lens is None else Seen(stored, self.stored_type, self._lens, self._one)
 
     def samples(self, selection: Selection) -> Iterator[tuple[str, Any]]:
         """Key and sample, in the order of the selection; see `placed`."""

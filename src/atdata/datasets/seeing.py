@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from atdata.datasets.columns import Lying
 from atdata.datasets.steps import Pick, Step, Take, ValueStep, only_fields
 from atdata.errors import LensError, StepError
+from atdata.lenses.composition import compose
 from atdata.lenses.fields import FieldsLens
 from atdata.lenses.lens import Lens
 from atdata.lenses.network import registered
@@ -15,7 +17,7 @@ from atdata.samples import codec
 from atdata.samples.fields import Array
 from atdata.samples.schema import Schema
 
-__all__ = ["AsType", "lens_to", "type_to_read"]
+__all__ = ["AsType", "Seen", "column_lens", "lens_to", "type_to_read"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,3 +90,60 @@ def type_to_read(stored_type: type, steps: Sequence[Step], schema: Schema | None
     if not reads:  # a class has one field at least; arrays are large
         reads = frozenset([min(fields, key=lambda field: isinstance(field.type, Array)).name])
     return stored_type if len(reads) == len(fields) else only_fields(stored_type, tuple(sorted(reads)), schema)
+
+
+def column_lens(stored_type: type, steps: Sequence[Step]) -> Lens[Any, Any] | None:
+    """The lens that makes whole columns of those of stored samples, when the steps are declared lenses alone."""
+    lenses = [step.lens for step in steps if isinstance(step, AsType)]
+    if not lenses or len(lenses) < len(steps) or lenses[0].source is not stored_type:
+        return None
+    lens = compose(*lenses)
+    # What is code would run once for each column.
+    return lens if lens.by_columns and all(isinstance(part, FieldsLens) for part in lens.parts) else None
+
+
+class Seen(Lying):
+    """Samples that nobody has decoded yet, seen through a lens.
+
+    Args:
+        lying: the stored samples.
+        stored_type: the class that they are read as.
+        lens: makes columns of theirs.
+        one: makes a view of a shard's URL, a key and a sample.
+    """
+
+    __slots__ = ("_lens", "_lying", "_one", "_stored_type")
+
+    def __init__(
+        self, lying: Lying, stored_type: type, lens: Lens[Any, Any], one: Callable[[str, str, Any], Any]
+    ) -> None:
+        self._lying = lying
+        self._stored_type = stored_type
+        self._lens = lens
+        self._one = one
+
+    def __len__(self) -> int:
+        return len(self._lying)
+
+    def samples(self, sample_type: type) -> list[Any]:
+        """The views; arrays may be read-only."""
+        return [sample for _, _, sample in self.keyed(sample_type)]
+
+    def keyed(self, sample_type: type) -> Iterator[tuple[str, str, Any]]:
+        """URL of the shard, key and view."""
+        for url, key, sample in self._lying.keyed(self._stored_type):
+            yield url, key, self._one(url, key, sample)
+
+    def column(self, sample_type: type, field: str) -> Any:
+        """One field of all views, new and the caller's own; None where only looking at each can tell."""
+        if field not in {f.name for f in codec.plan(self._lens.view).fields}:
+            return None
+        stored = [f.name for f in codec.plan(self._stored_type).fields]
+        reads = self._lens.reads_for([field]) or stored[:1]  # a column at least, which says how many there are
+        columns = {name: self._lying.column(self._stored_type, name) for name in reads}
+        if any(column is None for column in columns.values()):
+            return None
+        try:
+            return self._lens.get_columns(columns, [field])[field]
+        except LensError:
+            return None  # going through the samples names the one that it is
