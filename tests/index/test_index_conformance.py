@@ -19,3 +19,9 @@ class TestPostgres(LocalIndexSuite):
     @pytest.fixture
     def url(self, postgres_url: str) -> str:
         return postgres_url
+
+
+class TestRedis(LocalIndexSuite):
+    @pytest.fixture
+    def url(self, redis_url: str) -> str:
+        return redis_url

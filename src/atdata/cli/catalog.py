@@ -242,6 +242,8 @@ def migrate(report: Report, url: str | None) -> None:
 
     text = url or os.environ.get("ATDATA_INDEX") or "~/.atdata/index.db"
     scheme, colon, rest = text.partition("://")
+    if scheme in ("redis", "rediss"):
+        raise CatalogError("an index in Redis has had one format so far: there is nothing to migrate")
     if colon and scheme != "sqlite":
         try:
             database = Database(sa.make_url(text))

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from atdata.datasets.dataset import Dataset
 from atdata.errors import CatalogError, EntryFormError, StoreError
@@ -24,6 +24,9 @@ from atdata.index.writing import Writing
 from atdata.samples.schema import Schema
 from atdata.stores.disk import LocalDiskStore
 
+if TYPE_CHECKING:
+    from atdata.index.redis_backend import RedisBackend
+
 __all__ = ["LocalIndex"]
 
 _DEFAULT = "~/.atdata/index.db"
@@ -31,13 +34,15 @@ _PAGE = 100
 
 
 class LocalIndex:
-    """Datasets found by name, version and content: in a SQLite file, or in a team's PostgreSQL database.
+    """Datasets found by name, version and content: in a SQLite file, or in a team's PostgreSQL or Redis database.
 
     Threads and processes may use one index at the same time; every change happens as a whole or not at all.
 
     Args:
-        url: a file, or a URL: `sqlite:///relative.db`, `sqlite:////absolute.db`, `postgresql://user@host/database`. By
-            default what `ATDATA_INDEX` names, else `~/.atdata/index.db`. The file is made when there is none.
+        url: a file, or a URL: `sqlite:///relative.db`, `sqlite:////absolute.db`, `postgresql://user@host/database`,
+            `redis://user@host:6379/0` (`rediss://` with TLS). By default what `ATDATA_INDEX` names, else
+            `~/.atdata/index.db`. The file is made when there is none. Redis keeps an index as safely as it is set to
+            keep its data (`appendonly yes`).
         store: where `write_samples` puts shards; what its own credentials can read is read by it. An index in a file
             has `LocalDiskStore()` by default.
 
@@ -224,6 +229,15 @@ class LocalIndex:
             SchemaError: an entry's schema is here under the same version with another content.
         """
         return self._writing.take_over(entries)
+
+    def add_schemas(self, schemas: Iterable[Schema]) -> None:
+        """Take over schemas of another index under their own versions; those that are here already are passed over.
+
+        Raises:
+            EntryExistsError: a version is here with another content; those before it were added.
+        """
+        for schema in schemas:
+            self._schemas.take_over(schema)
 
     def _needed_store(self) -> Any:
         if self._store is None:
@@ -441,6 +455,20 @@ def _open(url: str | os.PathLike[str]) -> tuple[Backend, str, bool]:
     if scheme in ("postgres", "postgresql", "postgresql+psycopg"):
         made = SqlBackend.on_server(text)
         return made, made.url, False
+    if scheme in ("redis", "rediss"):
+        in_redis = _in_redis(text)
+        return in_redis, in_redis.url, False
     raise CatalogError(
-        f"no index is known for {scheme}:// URLs; known are paths, sqlite:/// and postgresql://", url=f"{scheme}://…"
+        f"no index is known for {scheme}:// URLs; known are paths, sqlite:///, postgresql:// and redis://",
+        url=f"{scheme}://…",
     )
+
+
+def _in_redis(url: str) -> RedisBackend:
+    try:
+        from atdata.index.redis_backend import RedisBackend
+    except ModuleNotFoundError as error:
+        if error.name != "redis":
+            raise
+        raise CatalogError("an index in Redis needs a driver: pip install 'atdata[redis]'") from None
+    return RedisBackend(url)
