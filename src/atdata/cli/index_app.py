@@ -9,7 +9,7 @@ import typer
 from atdata.cli.options import Every, Index, Json, Yes, age
 from atdata.cli.reporting import reporting
 
-__all__ = ["COMMANDS", "migrate", "schema_diff", "schema_ls", "schema_show"]
+__all__ = ["COMMANDS", "copy", "migrate", "schema_diff", "schema_ls", "schema_show"]
 
 Ref = Annotated[
     str,
@@ -136,6 +136,30 @@ def migrate(
         from atdata.cli.catalog import migrate as run
 
         run(report, url)
+
+
+def copy(
+    source: Annotated[
+        str, typer.Argument(metavar="FROM", help="An index, file or URL; also one of the public implementation.")
+    ],
+    to: Annotated[str, typer.Argument(metavar="TO", help="An index, file or URL; made when there is none.")],
+    rename: Annotated[
+        list[str] | None,
+        typer.Option("--rename", metavar="OLD=NEW", help="Give a dataset another name; may be repeated."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be copied; read no shard.")] = False,
+    json: Json = False,
+) -> None:
+    """Copy what one index has to another.
+
+    Schemas, datasets with all versions, and labels; shards stay where they are. FROM is not changed, nothing in TO is
+    replaced, and the same command goes on with a copy that was interrupted. Shards that FROM knows no digest of are
+    read once. Exits with 1 when something was left out, and says what.
+    """
+    with reporting(json) as report:
+        from atdata.cli.index_copy import run
+
+        run(report, source, to, rename or [], dry_run=dry_run)
 
 
 Type = Annotated[

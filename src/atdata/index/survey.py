@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import IO, Any, cast
 
 import msgspec
@@ -24,10 +24,10 @@ from atdata.stores.record import ManifestInfo, ShardInfo
 __all__ = ["parts_of", "refs_in", "survey"]
 
 
-def survey(ds: Dataset[Any]) -> tuple[ShardRef, ...]:
+def survey(ds: Dataset[Any], advance: Callable[[], None] = lambda: None) -> tuple[ShardRef, ...]:
     """The shards of a dataset, each with its URL or absolute path and what is known of it.
 
-    What no commit record tells is found by reading the shard once.
+    What no commit record tells is found by reading the shard once; `advance` is called after each.
 
     Raises:
         DatasetError: the samples are in memory, or are changed by steps on the way.
@@ -47,6 +47,7 @@ def survey(ds: Dataset[Any]) -> tuple[ShardRef, ...]:
         url = check_url(_address(ref.url, ds.opening))
         info = ref.info if ref.info is not None else _read(ref.url, ds.opening)
         found.append(ShardRef(url, msgspec.structs.replace(info, name=url.rpartition("/")[2])))
+        advance()
     return tuple(found)
 
 
