@@ -456,6 +456,21 @@ def test_what_is_found_is_what_sqlite_finds(
             assert index.get_dataset(entry.cid) == sql.get_dataset(entry.cid)
 
 
+def test_a_beginning_that_hundreds_of_words_have(index: atdata.LocalIndex) -> None:
+    """Finds each dataset once, in order, page by page; also when few datasets have the rest."""
+    entry = pickle.loads(pickle.dumps(index.write_samples(probes(1), name="template")))
+    index.add_entries(
+        dataclasses.replace(
+            entry, name=f"c{n:04d}", description=f"u{n} u{n + 1} x{n % 9}", tags=("rare",) if n % 211 == 3 else ()
+        )
+        for n in range(700)
+    )
+    assert [found.name for found in index.search("u")] == [f"c{n:04d}" for n in range(700)]
+    assert [found.name for found in index.search("u x4")] == [f"c{n:04d}" for n in range(4, 700, 9)]
+    assert [found.name for found in index.search("u", tags=["rare"])] == ["c0003", "c0214", "c0425", "c0636"]
+    assert [found.name for found in index.search("u69 u7")] == ["c0069", "c0699"]
+
+
 def outcome(work: Callable[[atdata.LocalIndex], object], index: atdata.LocalIndex) -> object:
     """What it gives, or says."""
     try:

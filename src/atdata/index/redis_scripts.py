@@ -164,9 +164,11 @@ return found
 """
 
 # The rarest of what is looked for says which names come into question, in order; the rest is looked up for each. The
-# server does nothing else meanwhile: after so many names the caller has to ask on.
+# server does nothing else meanwhile: after so many names the caller has to ask on, and a beginning that very many words
+# have says nothing about which names these are.
 _LATEST = """
 local start, limit, steps, words, terms = given[1], given[2], given[3], given[4], given[5]
+local most = 500
 local driver, least = {P..'names'}, call('ZCARD', P..'names')
 for _, term in ipairs(terms) do
   local size = call('ZCARD', P..term)
@@ -174,11 +176,11 @@ for _, term in ipairs(terms) do
 end
 for _, word in ipairs(words) do
   local keys, size = {}, 0
-  for n, one in ipairs(call('ZRANGEBYLEX', P..'words', '['..word, '('..word..'\\255')) do
+  for n, one in ipairs(call('ZRANGEBYLEX', P..'words', '['..word, '('..word..'\\255', 'LIMIT', 0, most + 1)) do
     keys[n] = P..'word:'..one
     size = size + call('ZCARD', keys[n])
   end
-  if size < least then driver, least = keys, size end
+  if #keys <= most and size < least then driver, least = keys, size end
 end
 
 local function following()
