@@ -14,6 +14,7 @@ import foreign_layouts as foreign
 import msgpack
 import numpy as np
 import pytest
+import redis
 from foreign_layouts import SCHEMA, Entry, Layout, shard
 
 import atdata
@@ -281,6 +282,18 @@ def test_a_label_of_nothing_is_listed(tmp_path: Path, target: atdata.LocalIndex)
     assert done.versions == ["a@1.0.0"]
     assert "no entry" in reasons(done)["label gone"]
     assert "cannot be a label" in reasons(done)["a@2024"]
+
+
+def test_keys_of_another_kind_in_redis(tmp_path: Path, target: atdata.LocalIndex, redis_url: str) -> None:
+    foreign.in_redis(redis_url, Layout([Entry("good", [shard(tmp_path / "a.tar", 1)])]))
+    with redis.Redis.from_url(redis_url) as client:
+        client.set("LocalDatasetEntry:text", "no hash")
+        client.hset("LocalDatasetEntry:half", mapping={"cid": "half", "name": "half"})
+        client.hset("LocalSchema:Hash@1.0.0", "a", "b")
+        client.set("Label:text@", "no hash")
+    done = copied(redis_url, target)
+    assert done.versions == ["good@1.0.0"]
+    assert {"half", "schema Hash@1.0.0"} <= set(reasons(done))
 
 
 def test_a_later_form_is_refused(tmp_path: Path) -> None:
