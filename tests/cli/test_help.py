@@ -24,7 +24,8 @@ COMMANDS = dict(tree(typer.main.get_command(app)))
 def test_the_commands():
     assert set(COMMANDS) == {
         (), ("demo",), ("inspect",), ("head",), ("verify",), ("cp",), ("manifest",), ("manifest", "build"),
-        ("ls",), ("search",), ("show",), ("diff",), ("rm",), ("gc",), ("index",), ("index", "migrate"), ("index", "copy"),
+        ("ls",), ("search",), ("show",), ("diff",), ("rm",), ("gc",),
+        ("index",), ("index", "migrate"), ("index", "copy"),
         ("schema",), ("schema", "show"), ("schema", "diff"), ("schema", "ls"),
         ("lens",), ("lens", "path"),
         ("cache",), ("cache", "ls"), ("cache", "clear"), ("cache", "verify"),
