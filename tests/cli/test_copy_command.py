@@ -202,7 +202,7 @@ def test_stopped_on_the_way_to_a_bucket(run, rgw, bucket, fault_proxy, large, ho
     fault_proxy.forget()
     again = run("cp", large, place, "--json", **slow)
     assert (again.code, again.err) == (0, "")
-    assert again.document["kept"] == len(there)
+    assert again.document["kept"] >= len(there)  # what was on its way when the copy was stopped may have arrived since
     written = {request.path.partition("?")[0].removeprefix(f"/{bucket}/") for request in fault_proxy.requests("PUT")}
     assert not written & there
     assert run("verify", place, **rgw.credentials).code == 0
