@@ -54,12 +54,11 @@ COMMANDS = [
 @pytest.mark.parametrize("kind", ["s3", "web"])
 def test_the_answers_are_those_on_the_disk(far, places, dataset, command, kind):
     url = places()[kind]
-    name, *options = command
-    here, there = far(name, dataset, *options, "--json"), far(name, url, *options, "--json")
+    here, there = far(*command, dataset, "--json"), far(*command, url, "--json")
     assert (there.code, there.err) == (0, "")
     assert there.out.replace(url, str(dataset)) == here.out
     if kind == "s3":
-        text = far(name, url, *options)
+        text = far(*command, url)
         assert (text.code, text.err) == (0, "")
         assert text.out
 
