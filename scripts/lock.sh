@@ -18,6 +18,6 @@ lock() {
 }
 
 lock build "$@"
-lock dev pyproject.toml --extra demo --extra images --extra pandas --extra postgres --extra redis --constraint requirements/build.txt "$@"
+lock dev pyproject.toml --extra demo --extra images --extra pandas --extra postgres --extra redis --extra atmosphere --constraint requirements/build.txt "$@"
 # What is measured is measured with the versions that are tested.
 lock bench pyproject.toml --constraint requirements/dev.txt "$@"
