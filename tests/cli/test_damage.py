@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from cli_process import flip
 
-from atdata.shards.manifest import read_manifest
+from atdata.shards.manifest_file import read_manifest
 
 
 def problems(answer):
@@ -156,7 +156,8 @@ def test_a_manifest_without_a_record_is_held_against_the_samples(run, dataset, t
     """A manifest that fits its shard but gives other values: only the samples themselves can tell."""
     import pyarrow as pa
 
-    from atdata.shards.manifest import Manifest, to_parquet
+    from atdata.shards.manifest import Manifest
+    from atdata.shards.manifest_file import to_parquet
     from atdata.stores.record import CommitRecord, ShardInfo
 
     shard = dataset / "shard-000001.tar"

@@ -12,7 +12,7 @@ from cli_process import Sign, flip, signs
 
 import atdata
 from atdata.errors import DatasetExistsError, SampleDecodeError
-from atdata.shards.manifest import read_manifest
+from atdata.shards.manifest_file import read_manifest
 from atdata.stores.manifests import build_manifest
 
 

@@ -12,7 +12,7 @@ import pytest
 from cli_process import Sign, flip, signs
 
 import atdata
-from atdata.shards.manifest import read_manifest
+from atdata.shards.manifest_file import read_manifest
 from atdata.stores.record import RECORD_NAME, CommitRecord
 
 

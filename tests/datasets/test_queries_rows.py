@@ -21,8 +21,8 @@ from atdata.datasets.query_tree import Instant, Predicate
 from atdata.datasets.steps import selected_type
 from atdata.errors import QueryError
 from atdata.samples.schema import Schema
-from atdata.shards.manifest import read_manifest
 from atdata.shards.manifest_columns import ManifestColumns
+from atdata.shards.manifest_file import read_manifest
 from atdata.stores.base import WrittenShards
 from atdata.stores.record import FieldStats
 

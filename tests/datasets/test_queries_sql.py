@@ -18,8 +18,8 @@ from atdata.datasets.query import Fields
 from atdata.datasets.query_rows import column_matcher
 from atdata.datasets.query_tree import Predicate
 from atdata.datasets.split import hash_ranges
-from atdata.shards.manifest import read_manifest
 from atdata.shards.manifest_columns import ManifestColumns
+from atdata.shards.manifest_file import read_manifest
 
 F = Fields(Row)
 LATER = datetime(2026, 1, 1, 5, tzinfo=UTC)

@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 
 import atdata
 from atdata.errors import IntegrityError, ManifestError
-from atdata.shards.manifest import header_name, manifest_name, read_manifest
+from atdata.shards.manifest import header_name, manifest_name
+from atdata.shards.manifest_file import read_manifest
 from atdata.stores.record import RECORD_NAME
 
 UTC = datetime.UTC
@@ -572,7 +573,7 @@ FUZZ = """
 import faulthandler, random, sys
 faulthandler.enable()
 from atdata.errors import ManifestError
-from atdata.shards.manifest import read_manifest
+from atdata.shards.manifest_file import read_manifest
 data = open(sys.argv[1], "rb").read()
 dice = random.Random(5)
 refused = same = other = 0

@@ -17,7 +17,8 @@ from atdata.datasets.sources import Located, ShardRef, locate
 from atdata.errors import AtdataError
 from atdata.samples import codec
 from atdata.samples.dictsample import DictSample
-from atdata.shards.manifest import manifest_name, read_manifest
+from atdata.shards.manifest import manifest_name
+from atdata.shards.manifest_file import read_manifest
 from atdata.shards.reader import BufferShard
 from atdata.stores.flight import Stop, in_flight
 from atdata.stores.http import public_url

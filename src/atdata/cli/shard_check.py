@@ -21,7 +21,8 @@ from atdata.errors import (
 )
 from atdata.shards.compression import compression, open_archive
 from atdata.shards.grouping import RawSample, group
-from atdata.shards.manifest import Manifest, header_name, manifest_name, read_manifest
+from atdata.shards.manifest import Manifest, header_name, manifest_name
+from atdata.shards.manifest_file import read_manifest
 from atdata.shards.members import decoder
 from atdata.shards.tar import StreamSource, walk
 from atdata.stores.base import StoredObject

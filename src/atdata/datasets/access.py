@@ -25,8 +25,9 @@ from atdata.datasets.sources import DataSource, Located, ShardRef, is_source
 from atdata.errors import DatasetNotFoundError, IntegrityError
 from atdata.forks import cached_property
 from atdata.shards.compression import compression
-from atdata.shards.manifest import Manifest, manifest_name, read_manifest
+from atdata.shards.manifest import Manifest, manifest_name
 from atdata.shards.manifest_columns import ManifestColumns, read_columns
+from atdata.shards.manifest_file import read_manifest
 from atdata.shards.reader import BufferShard, Shard, StreamShard
 from atdata.stores.base import StoredObject
 from atdata.stores.cache import Cache

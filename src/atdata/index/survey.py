@@ -15,7 +15,8 @@ from atdata.index.backend import Part
 from atdata.index.details import check_url
 from atdata.shards.compression import open_archive
 from atdata.shards.grouping import group
-from atdata.shards.manifest import manifest_name, read_manifest
+from atdata.shards.manifest import manifest_name
+from atdata.shards.manifest_file import read_manifest
 from atdata.shards.tar import StreamSource, walk
 from atdata.stores.disk import LocalDiskStore
 from atdata.stores.opening import Opening

@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 
 from atdata.errors import ManifestError
 from atdata.shards.grouping import RawSample
-from atdata.shards.manifest import FORMAT, _check_schema, _Meta
+from atdata.shards.manifest import FORMAT
+from atdata.shards.manifest_file import _check_schema, _Meta
 
 __all__ = ["ShardKeys", "keys_in", "read_keys"]
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-from atdata.shards.manifest import Manifest, _opened, _reading
+from atdata.shards.manifest import Manifest
+from atdata.shards.manifest_file import _opened, _reading
 
 __all__ = ["ManifestColumns", "read_columns"]
 

@@ -17,7 +17,8 @@ from atdata.samples.dictsample import DictSample
 from atdata.samples.encode import ArrayKind
 from atdata.samples.fields import DateTime, EnumOf, FieldType, LiteralOf, OptionalOf, Primitive
 from atdata.shards import tar
-from atdata.shards.manifest import Manifest, ManifestBuilder
+from atdata.shards.manifest import Manifest
+from atdata.shards.manifest_builder import ManifestBuilder
 
 __all__ = ["SampleEncoder", "ShardWriter", "check_key", "default_key", "encoder"]
 

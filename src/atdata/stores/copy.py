@@ -27,7 +27,8 @@ from atdata.errors import (
 from atdata.samples.schema import Schema
 from atdata.shards.compression import open_archive
 from atdata.shards.grouping import group
-from atdata.shards.manifest import Manifest, header_name, manifest_name, read_manifest, to_header
+from atdata.shards.manifest import Manifest, header_name, manifest_name
+from atdata.shards.manifest_file import read_manifest, to_header
 from atdata.shards.tar import StreamSource, walk
 from atdata.stores.base import DataStore, StoredObject, Transaction, check_prefix
 from atdata.stores.disk import LocalDiskStore

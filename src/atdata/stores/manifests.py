@@ -28,7 +28,9 @@ from atdata.samples.dictsample import DictSample
 from atdata.samples.schema import Schema
 from atdata.shards.compression import compression
 from atdata.shards.grouping import RawSample, group
-from atdata.shards.manifest import Manifest, ManifestBuilder, header_name, manifest_name, to_header, to_parquet
+from atdata.shards.manifest import Manifest, header_name, manifest_name
+from atdata.shards.manifest_builder import ManifestBuilder
+from atdata.shards.manifest_file import to_header, to_parquet
 from atdata.shards.members import decoder
 from atdata.shards.tar import StreamSource, walk
 from atdata.shards.writer import encoder

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 from atdata.errors import EmptyDatasetError
 from atdata.samples.dictsample import DictSample
 from atdata.samples.schema import Schema
-from atdata.shards.manifest import extremes, header_name, manifest_name, to_header, to_parquet
+from atdata.shards.manifest import header_name, manifest_name
+from atdata.shards.manifest_file import extremes, to_header, to_parquet
 from atdata.shards.writer import ShardWriter, encoder
 from atdata.stores.base import WrittenShards
 from atdata.stores.progress import Progress
