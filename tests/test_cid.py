@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from atdata.cid import generate_cid, generate_cid_from_bytes, verify_cid
+from atdata.cid import Link, encode, generate_cid, generate_cid_from_bytes, verify_cid
 
 # Reproduced with the public implementation, 0.7.0b1.
 VECTORS = [
@@ -78,6 +78,7 @@ def test_another_value_has_another_cid():
         ((1, 2), r"\$: tuple has no DAG-CBOR form"),
         ({"s": {1}}, r"\$\.s: set has no DAG-CBOR form"),
         (object(), "object has no DAG-CBOR form"),
+        ({"ref": cbrrr.CID(b"")}, r"\$\.ref: CID has no DAG-CBOR form"),
     ],
 )
 def test_what_has_no_cid(data, message):
@@ -91,3 +92,71 @@ def test_numpy_scalars_have_no_cid():
     for value in (np.int64(1), np.float64(1.0), np.str_("a")):
         with pytest.raises(ValueError, match="has no DAG-CBOR form"):
             generate_cid(value)
+
+
+# -- links -----------------------------------------------------------------------------------------------------------
+
+BLOB = "bafkreibm6jg3ux5qumhcn2b3flc3tyu6dmlb4xa7u5bf44yegnrjhc4yeq"
+HELLO = hashlib.sha256(b"hello")
+
+
+def test_a_link_is_the_cid_of_what_it_leads_to():
+    blob, block = Link.to_blob(b"hello"), Link.to_block(b"hello")
+    assert str(blob) == BLOB
+    assert str(block) == generate_cid_from_bytes(b"hello")
+    assert (blob.is_block, block.is_block) == (False, True)
+    assert blob.sha256 == block.sha256 == HELLO.hexdigest()
+    assert Link.to_sha256(HELLO.hexdigest()) == blob != block
+    assert Link(blob.raw) == blob
+    assert len({Link(blob.raw), blob, block}) == 2
+    assert blob != blob.raw
+    assert repr(blob) == f"Link({BLOB})"
+
+
+def test_a_link_is_written_in_one_way():
+    assert Link.parse(BLOB).raw == b"\x01\x55\x12\x20" + HELLO.digest()
+    for text in (
+        BLOB.upper(),
+        BLOB[:-1] + "r",  # bits after the last byte
+        BLOB[:-1],
+        BLOB + "=",
+        "B" + BLOB[1:],
+        "bé" + BLOB[2:],
+        "b1" + BLOB[2:],
+        "QmYwAPJzv5CZsnA625s3Xf2nemtYgPpHdWEz79ojWnPbdG",
+        "",
+    ):
+        with pytest.raises(ValueError, match="is no CIDv1 of DAG-CBOR or plain bytes with SHA-256 in base32"):
+            Link.parse(text)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        b"",
+        HELLO.digest(),
+        b"\x12\x20" + HELLO.digest(),  # CIDv0
+        b"\x01\x71\x12\x20" + HELLO.digest()[:-1],
+        b"\x01\x71\x12\x20" + HELLO.digest() + b"\0",
+        b"\x01\x70\x12\x20" + HELLO.digest(),  # dag-pb
+        b"\x01\x71\x1e\x20" + HELLO.digest(),  # BLAKE3
+        b"\x01\x71\x00\x20" + HELLO.digest(),  # identity
+    ],
+)
+def test_other_cids_are_no_links(raw):
+    with pytest.raises(ValueError, match="is no CIDv1 of DAG-CBOR or plain bytes with SHA-256"):
+        Link(raw)
+
+
+@pytest.mark.parametrize("digest", ["", "zz", HELLO.hexdigest()[:-2], HELLO.hexdigest() + "00"])
+def test_other_digests_have_no_link(digest):
+    with pytest.raises(ValueError, match=r"is no CIDv1|non-hexadecimal"):
+        Link.to_sha256(digest)
+
+
+def test_a_value_with_links_has_the_cid_that_a_server_gives_it():
+    record = {"$type": "blob", "ref": Link.parse(BLOB), "size": 5}
+    theirs = cbrrr.encode_dag_cbor({**record, "ref": cbrrr.CID.decode(BLOB)})
+    assert encode(record) == theirs
+    assert generate_cid(record) == generate_cid_from_bytes(theirs)
+    assert generate_cid({"ref": BLOB}) != generate_cid({"ref": Link.parse(BLOB)})

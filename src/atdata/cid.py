@@ -6,16 +6,96 @@ Format: https://ipld.io/specs/codecs/dag-cbor/spec/ and the DASL profile https:/
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import math
 import struct
 from typing import Any
 
-__all__ = ["generate_cid", "generate_cid_from_bytes", "verify_cid"]
+__all__ = ["Link", "encode", "generate_cid", "generate_cid_from_bytes", "verify_cid"]
 
-# CIDv1, dag-cbor codec (0x71), sha2-256 multihash (0x12) of 32 bytes (0x20).
+# CIDv1, codec dag-cbor (0x71) or raw (0x55), sha2-256 multihash (0x12) of 32 bytes (0x20).
 _PREFIX = b"\x01\x71\x12\x20"
+_RAW_PREFIX = b"\x01\x55\x12\x20"
+_SIZE = 36
+_TEXT = 59  # characters of the base32 form
 _MAX_UINT = 2**64 - 1
+
+
+class Link:
+    """A CID as a value of its own: what DAG-CBOR holds as tag 42, and JSON as `{"$link": "bafy…"}`.
+
+    Only the two forms of the AT Protocol (https://dasl.ing/cid.html): CIDv1 with SHA-256, of DAG-CBOR (`bafyrei…`)
+    or of plain bytes (`bafkrei…`).
+
+    Args:
+        raw: the 36 bytes of the CID.
+
+    Raises:
+        ValueError: `raw` is no CID of these forms.
+
+    Example:
+        >>> link = Link.to_blob(b"hello")
+        >>> str(link)
+        'bafkreibm6jg3ux5qumhcn2b3flc3tyu6dmlb4xa7u5bf44yegnrjhc4yeq'
+        >>> Link.parse(str(link)) == link
+        True
+    """
+
+    __slots__ = ("raw",)
+    raw: bytes
+
+    def __init__(self, raw: bytes) -> None:
+        if len(raw) != _SIZE or raw[:4] not in (_PREFIX, _RAW_PREFIX):
+            raise ValueError(f"{raw[:8].hex()}… ({len(raw)} bytes) is no CIDv1 of DAG-CBOR or plain bytes with SHA-256")
+        self.raw = raw
+
+    @classmethod
+    def to_block(cls, data: bytes) -> Link:
+        """The link to `data`, which is DAG-CBOR."""
+        return cls(_PREFIX + hashlib.sha256(data).digest())
+
+    @classmethod
+    def to_blob(cls, data: bytes) -> Link:
+        """The link to `data`, plain bytes."""
+        return cls(_RAW_PREFIX + hashlib.sha256(data).digest())
+
+    @classmethod
+    def to_sha256(cls, digest: str) -> Link:
+        """The link to the plain bytes that have the SHA-256 `digest`, in hexadecimal."""
+        return cls(_RAW_PREFIX + bytes.fromhex(digest))
+
+    @classmethod
+    def parse(cls, text: str) -> Link:
+        """The link that is written `bafy…` or `bafk…`; raises ValueError for any other text."""
+        if len(text) == _TEXT and text.startswith("b"):
+            with contextlib.suppress(ValueError):
+                link = cls(base64.b32decode(text[1:].upper() + "======"))
+                if str(link) == text:  # neither capitals, nor bits left over
+                    return link
+        raise ValueError(f"{text[:80]!r} is no CIDv1 of DAG-CBOR or plain bytes with SHA-256 in base32")
+
+    @property
+    def sha256(self) -> str:
+        """The SHA-256 of what is linked to, in hexadecimal."""
+        return self.raw[4:].hex()
+
+    @property
+    def is_block(self) -> bool:
+        """Whether it leads to DAG-CBOR (and not to plain bytes)."""
+        return self.raw[1] == _PREFIX[1]
+
+    def __str__(self) -> str:
+        return "b" + base64.b32encode(self.raw).decode().lower().rstrip("=")
+
+    def __repr__(self) -> str:
+        return f"Link({self})"
+
+    def __eq__(self, other: object) -> bool:
+        return self.raw == other.raw if isinstance(other, Link) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self.raw)
 
 
 def generate_cid(data: Any) -> str:
@@ -23,7 +103,7 @@ def generate_cid(data: Any) -> str:
 
     Args:
         data: `None`, `bool`, `int` from -2**64 to 2**64 - 1, finite `float`, `str`, `bytes`, and lists
-            and string-keyed dicts of these.
+            and string-keyed dicts of these; `Link`.
 
     Returns:
         A CIDv1 in base32, `bafyrei…`.
@@ -36,9 +116,7 @@ def generate_cid(data: Any) -> str:
         >>> generate_cid({"name": "test", "value": 42})
         'bafyreidnzhwcbncg3avwjjao5o6wx4zhnksmxhdo6w5iaqupexnmzdlb54'
     """
-    out: list[bytes] = []
-    _encode(data, "$", out)
-    return generate_cid_from_bytes(b"".join(out))
+    return generate_cid_from_bytes(encode(data))
 
 
 def generate_cid_from_bytes(data: bytes) -> str:
@@ -48,13 +126,19 @@ def generate_cid_from_bytes(data: bytes) -> str:
         >>> generate_cid_from_bytes(b"hello")
         'bafyreibm6jg3ux5qumhcn2b3flc3tyu6dmlb4xa7u5bf44yegnrjhc4yeq'
     """
-    digest = hashlib.sha256(data).digest()
-    return "b" + base64.b32encode(_PREFIX + digest).decode().lower().rstrip("=")
+    return str(Link.to_block(data))
 
 
 def verify_cid(cid: str, data: Any) -> bool:
     """Whether `cid` is the CID of `data`."""
     return generate_cid(data) == cid
+
+
+def encode(data: Any) -> bytes:
+    """The DAG-CBOR form of `data`, of which there is only one; takes and raises what `generate_cid` does."""
+    out: list[bytes] = []
+    _encode(data, "$", out)
+    return b"".join(out)
 
 
 def _encode(value: Any, path: str, out: list[bytes]) -> None:
@@ -89,6 +173,9 @@ def _encode(value: Any, path: str, out: list[bytes]) -> None:
         for length, text, key in sorted(keys):
             out += (_head(3, length), text)
             _encode(value[key], f"{path}.{key}", out)
+    elif kind is Link:
+        # Tag 42 on a byte string of 37: a zero (multibase "identity"), then the CID.
+        out += (b"\xd8\x2a\x58\x25\x00", value.raw)
     else:
         raise ValueError(f"{path}: {kind.__name__} has no DAG-CBOR form")
 
