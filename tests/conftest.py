@@ -4,7 +4,7 @@ import os
 
 from hypothesis import HealthCheck, settings
 
-# rgw, bucket, own_rgw, fault_proxy, make_proxy, web: the fixtures of tests/servers/fixtures.py.
+# rgw, bucket, own_rgw, fault_proxy, make_proxy, atproto, own_atproto, web: the fixtures of tests/servers/fixtures.py.
 pytest_plugins = ["servers.fixtures"]
 
 # No deadlines: on a loaded machine they measure the neighbours, and pytest-timeout catches what hangs.

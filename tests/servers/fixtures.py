@@ -5,6 +5,9 @@
 `own_rgw`      an S3 server of this test's own, to kill and resume. About 1.5 s.
 `fault_proxy`  a faulty network (`atdata.testing.FaultProxy`) before `rgw`: rgw.through(fault_proxy).
 `make_proxy`   the same before any server: make_proxy(own_rgw).
+`atproto`      an AT Protocol network with two PDSs (`servers.atproto`), one for the whole test run. Not to be killed;
+               each test makes accounts of its own: atproto.make_account().
+`own_atproto`  such a network of this test's own with one PDS, to kill and resume. About 4 s.
 `web`          a web server (`servers.web`) over a fresh folder, `web.folder`.
 
 Where a server cannot be had, the test that wants it fails and says what to do; none is skipped.
@@ -18,16 +21,21 @@ from pathlib import Path
 
 import pytest
 
-from atdata.testing import FaultProxy
+from atdata.testing import FaultProxy, LocalNetwork
+from servers import atproto as networks
 from servers.rgw import RGW, HasEndpoint, S3Server, shared
 from servers.web import WebServer
 
 
 @pytest.fixture(scope="session")
-def rgw(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    meeting = tmp_path_factory.getbasetemp()
-    if "PYTEST_XDIST_WORKER" in os.environ:
-        meeting = meeting.parent  # the run's; each of its processes has one of its own in it
+def meeting(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that the processes of this test run have in common."""
+    folder = tmp_path_factory.getbasetemp()
+    return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
+
+
+@pytest.fixture(scope="session")
+def rgw(meeting: Path) -> Iterator[S3Server]:
     yield from shared(meeting)
 
 
@@ -60,6 +68,17 @@ def make_proxy() -> Iterator[Callable[[HasEndpoint], FaultProxy]]:
 @pytest.fixture
 def fault_proxy(rgw: S3Server, make_proxy: Callable[[HasEndpoint], FaultProxy]) -> FaultProxy:
     return make_proxy(rgw)
+
+
+@pytest.fixture(scope="session")
+def atproto(meeting: Path) -> Iterator[networks.SharedNetwork]:
+    yield from networks.shared(meeting)
+
+
+@pytest.fixture
+def own_atproto() -> Iterator[LocalNetwork]:
+    with LocalNetwork() as network:
+        yield network
 
 
 @pytest.fixture

@@ -288,9 +288,11 @@ class RGW:
         self._supervisor = 0
 
     def start(self) -> Self:
+        from servers import sharing
+
         self._folder = _new_folder()
         try:
-            self._hold = _join(self._folder)
+            self._hold = sharing.join(self._folder)
             self._supervisor = _launch(self._folder, self._storage, self._settings)
             self._server = _described(self._folder)
         except BaseException:
@@ -365,55 +367,16 @@ class RGW:
 
 def shared(meeting: Path) -> Iterator[S3Server]:
     """One server for all the processes that name the same folder, from the first of them to the last."""
-    meeting.mkdir(parents=True, exist_ok=True)
-    hold, supervisor = None, 0
-    with open(meeting / "rgw.turn", "w") as turn:
-        fcntl.lockf(turn, fcntl.LOCK_EX)
-        place = meeting / "rgw.place"
-        if place.exists():
-            folder = Path(place.read_text())
-            hold = _join(folder)
-        if hold is None:
-            folder = _new_folder()
-            hold = _join(folder)
-            try:
-                supervisor = _launch(folder, "memstore")
-                _described(folder)
-            except BaseException:
-                if hold is not None:
-                    hold.close()
-                raise
-            place.write_text(str(folder))
-    assert hold is not None
-    try:
+    from servers import sharing  # not there where this file runs as a script
+
+    with sharing.shared(meeting, "rgw", _new_folder, lambda folder: _launch(folder, "memstore")) as folder:
         yield _described(folder)
-    finally:
-        hold.close()
-        # Other processes may still be at it; whoever holds on longest has the supervisor end.
-        for _ in range(20):
-            if not supervisor or os.waitpid(supervisor, os.WNOHANG)[0]:
-                break
-            time.sleep(0.05)
 
 
 def _new_folder() -> Path:
     # Short: sockets in it have names of at most 107 characters.
     folder = tempfile.mkdtemp(prefix="rgw-", dir="/tmp" if os.access("/tmp", os.W_OK) else None)
     return Path(folder)
-
-
-def _join(folder: Path) -> IO[bytes] | None:
-    """A hold on the server in this folder; None where it is about to end, or has ended."""
-    try:
-        hold = open(folder / "hold", "a+b")  # noqa: SIM115
-    except OSError:
-        return None
-    try:
-        fcntl.lockf(hold, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
-        hold.close()
-        return None
-    return hold
 
 
 def _described(folder: Path) -> S3Server:

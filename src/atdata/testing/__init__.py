@@ -4,7 +4,7 @@
 `ReadOnlyStoreSuite` the reading half of it, and `FullStoreSuite` what atdata's own stores promise beyond; they need
 pytest and the real `webdataset` package. `IndexSuite` is what every index of datasets has to pass, and
 `LocalIndexSuite` what `LocalIndex` promises over any database; they need pytest. `FaultyStore` is a store on a bad day,
-`FaultProxy` a bad network before any server that speaks HTTP.
+`FaultProxy` a bad network before any server that speaks HTTP. `LocalNetwork` is an AT Protocol network on this machine.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from atdata.testing.faults import FaultyStore
+from atdata.testing.network import LocalNetwork
 from atdata.testing.proxy import FaultProxy
 from atdata.testing.strategies import samples
 
@@ -31,6 +32,7 @@ __all__ = [
     "FullStoreSuite",
     "IndexSuite",
     "LocalIndexSuite",
+    "LocalNetwork",
     "ReadOnlyStoreSuite",
     "samples",
 ]
