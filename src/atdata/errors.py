@@ -35,12 +35,23 @@ AtdataError
 │   ├── LensNotFoundError        no lens leads from one type to the other (also LookupError)
 │   ├── AmbiguousLensError       several lenses, or paths of them, lead there (also LookupError)
 │   └── LensLawError             a lens does not keep what it was given
-└── CatalogError                 an index of datasets could not do what was asked
-    ├── EntryNotFoundError       the index has no such dataset, version, label or schema (also LookupError)
-    ├── EntryExistsError         the index has that version already (also ValueError)
-    ├── EntryFormError           a name, version, reference or description that cannot be used (also ValueError)
-    ├── CatalogBusyError         the index is locked, or its server does not answer; later it may
-    └── CatalogVersionError      the index was made by another version of atdata
+├── CatalogError                 an index of datasets could not do what was asked
+│   ├── EntryNotFoundError       the index has no such dataset, version, label or schema (also LookupError)
+│   ├── EntryExistsError         the index has that version already (also ValueError)
+│   ├── EntryFormError           a name, version, reference or description that cannot be used (also ValueError)
+│   ├── CatalogBusyError         the index is locked, or its server does not answer; later it may
+│   └── CatalogVersionError      the index was made by another version of atdata
+└── AtmosphereError              the AT Protocol network could not do what was asked
+    ├── AddressError             what is no AT URI, DID, handle, collection or record key (also ValueError)
+    ├── IdentityError            a handle or DID that cannot be resolved or does not fit its document (also LookupError)
+    ├── LoginError               a wrong password, no session, or one that was revoked (also PermissionError)
+    ├── XrpcError                a server answered with an error
+    │   ├── RateLimitError       the server takes no more requests for a while
+    │   └── SwapError            somebody else changed the record or repository meanwhile
+    ├── UnreachableError         no answer within the deadline
+    ├── UnsafeUrlError           a URL that must not be opened (also ValueError)
+    ├── RecordError              a record that breaks its lexicon (also ValueError)
+    └── ProofError               a record that is not what its account signed
 ```
 
 Each message says what happened, where, and what to do. The parts of "where" are attributes too:
@@ -53,8 +64,10 @@ from typing import Any
 
 __all__ = [
     "AccessDeniedError",
+    "AddressError",
     "AmbiguousLensError",
     "AtdataError",
+    "AtmosphereError",
     "CatalogBusyError",
     "CatalogError",
     "CatalogVersionError",
@@ -67,6 +80,7 @@ __all__ = [
     "EntryFormError",
     "EntryNotFoundError",
     "ForkError",
+    "IdentityError",
     "IntegrityError",
     "LensDefinitionError",
     "LensError",
@@ -74,8 +88,12 @@ __all__ = [
     "LensNotFoundError",
     "LensRecordError",
     "LensValueError",
+    "LoginError",
     "ManifestError",
+    "ProofError",
     "QueryError",
+    "RateLimitError",
+    "RecordError",
     "SampleDecodeError",
     "SampleError",
     "SampleIndexError",
@@ -90,8 +108,12 @@ __all__ = [
     "StepError",
     "StoreBusyError",
     "StoreError",
+    "SwapError",
     "TruncatedShardError",
+    "UnreachableError",
     "UnsafeNameError",
+    "UnsafeUrlError",
+    "XrpcError",
 ]
 
 
@@ -353,3 +375,95 @@ class CatalogBusyError(CatalogError):
 
 class CatalogVersionError(CatalogError):
     """The index was made by another version of atdata, and has to be migrated, or atdata updated."""
+
+
+class AtmosphereError(AtdataError):
+    """The AT Protocol network could not do what was asked."""
+
+
+class AddressError(AtmosphereError, ValueError):
+    """A text is no AT URI, DID, handle, collection (NSID) or record key."""
+
+
+class IdentityError(AtmosphereError, LookupError):
+    """A handle or DID cannot be resolved, or does not fit its DID document."""
+
+
+class LoginError(AtmosphereError, PermissionError):
+    """The password is wrong, nobody is logged in, or the session was revoked."""
+
+
+class XrpcError(AtmosphereError):
+    """A server answered with an error.
+
+    Attributes:
+        status: of the answer, such as 400.
+        error: the error's name, such as `InvalidRequest`; "" where the server gave none.
+        nsid: of the method that was called.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int = 0,
+        error: str = "",
+        nsid: str = "",
+        url: str | None = None,
+        offset: int | None = None,
+        key: str | None = None,
+        field: str | None = None,
+    ) -> None:
+        super().__init__(message, url=url, offset=offset, key=key, field=field)
+        self.status = status
+        self.error = error
+        self.nsid = nsid
+
+
+class RateLimitError(XrpcError):
+    """The server takes no more requests for a while, longer than a client waits by itself.
+
+    Attributes:
+        retry_at: when to ask again, in seconds since the epoch; `None` where the server does not say.
+    """
+
+    def __init__(self, message: str, *, retry_at: float | None = None, **place: Any) -> None:
+        super().__init__(message, **place)
+        self.retry_at = retry_at
+
+
+class SwapError(XrpcError):
+    """Somebody else changed the record, or the repository, since it was read; nothing was changed."""
+
+
+class UnreachableError(AtmosphereError):
+    """No answer came within the deadline."""
+
+
+class UnsafeUrlError(AtmosphereError, ValueError):
+    """A URL must not be opened: its scheme, or the address that it leads to, is not for strangers to name."""
+
+
+class RecordError(AtmosphereError, ValueError):
+    """A record breaks its lexicon; `field` has the path."""
+
+
+class ProofError(AtmosphereError):
+    """A record is not what its account signed.
+
+    Attributes:
+        link: of the chain, the one that broke: `car`, `block`, `commit`, `signature`, `path`, `record` or `rollback`.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        link: str = "",
+        url: str | None = None,
+        offset: int | None = None,
+        key: str | None = None,
+        field: str | None = None,
+    ) -> None:
+        super().__init__(message, url=url, offset=offset, key=key, field=field)
+        self.link = link

@@ -1,0 +1,229 @@
+"""`Atmosphere`: a client of the AT Protocol network."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import EllipsisType, TracebackType
+from typing import Any, Self
+
+from atdata.atmosphere import blobs, repository
+from atdata.atmosphere.http import Http
+from atdata.atmosphere.identity import DIRECTORY, Identity, Resolver
+from atdata.atmosphere.repository import Record, Write, Written
+from atdata.atmosphere.session import PasswordSession
+from atdata.atmosphere.syntax import AtUri, is_did
+from atdata.atmosphere.xrpc import Auth, Xrpc
+from atdata.errors import LoginError
+
+__all__ = ["Atmosphere", "Record", "Write", "Written"]
+
+_BLOB_LIMIT = 5 << 20  # bytes: the default of the reference PDS, for a server that does not say
+
+
+class Atmosphere:
+    """A client of the network, with an account that is logged in, or without. Threads may share one.
+
+    Args:
+        directory: the URL of the directory of `did:plc`; by default `ATDATA_PLC_DIRECTORY`, or https://plc.directory.
+        allow_private: whether plain http, loopback and private addresses may be opened: for a network on this machine;
+            by default, whether `ATDATA_ALLOW_PRIVATE` is 1.
+        handles_at: a server that is asked what handles mean, instead of DNS and the web: for networks whose names are
+            in no DNS, such as those under `.test`; by default `ATDATA_HANDLES_AT`.
+        auth: who is logged in; see `Atmosphere.login`.
+        identity: the account that is logged in.
+
+    Example:
+        >>> with Atmosphere() as client:
+        ...     print(client, client.did)
+        Atmosphere(anonymous) None
+    """
+
+    def __init__(
+        self,
+        *,
+        directory: str | None = None,
+        allow_private: bool | None = None,
+        handles_at: str | None = None,
+        auth: Auth | None = None,
+        identity: Identity | None = None,
+    ) -> None:
+        env = os.environ
+        self.allow_private = env.get("ATDATA_ALLOW_PRIVATE") == "1" if allow_private is None else allow_private
+        self.directory = directory or env.get("ATDATA_PLC_DIRECTORY") or DIRECTORY
+        self.http = Http(allow_private=self.allow_private)
+        self.resolver = Resolver(
+            directory=self.directory, http=self.http, handles_at=handles_at or env.get("ATDATA_HANDLES_AT")
+        )
+        self.auth = auth
+        self.identity = identity
+        self._blob_limit: int | None = None
+        self._base: str | None = None
+
+    @classmethod
+    def login(
+        cls,
+        identifier: str | None = None,
+        password: str | None = None,
+        *,
+        pds_url: str | None = None,
+        directory: str | None = None,
+        allow_private: bool | None = None,
+        handles_at: str | None = None,
+    ) -> Self:
+        """Log in by password.
+
+        Args:
+            identifier: handle or DID.
+            password: best an app password, which can be revoked by itself.
+            pds_url: the account's server, used as it is given; by default the one that its identity names.
+            directory: see `Atmosphere`.
+            allow_private: see `Atmosphere`.
+            handles_at: see `Atmosphere`; for a handle under `.test`, by default `pds_url`.
+
+        Raises:
+            LoginError: the password is wrong, or does not suffice.
+            IdentityError: there is no such account.
+        """
+        if identifier is None or password is None:
+            raise LoginError("nobody is logged in: give a handle and an app password")
+        name = identifier.removeprefix("@")
+        if pds_url is not None and name.endswith(".test") and handles_at is None:
+            handles_at = os.environ.get("ATDATA_HANDLES_AT") or pds_url
+        client = cls(directory=directory, allow_private=allow_private, handles_at=handles_at)
+        try:
+            base = pds_url or client.resolver.resolve(name, handle=False).pds
+            session = PasswordSession.create(base, client.http, name, password)
+            identity = client.resolver.resolve(session.did)
+            if is_did(name) and name != session.did:
+                raise LoginError(f"the server logged in {session.did} instead of {name}", url=base)
+        except BaseException:
+            client.close()
+            raise
+        client.auth, client.identity = session, identity
+        client._base = pds_url
+        return client
+
+    @property
+    def did(self) -> str | None:
+        """The DID of the account that is logged in; None when nobody is."""
+        return None if self.auth is None else self.auth.did
+
+    @property
+    def handle(self) -> str | None:
+        """Its handle; None where it has none that leads to it, or nobody is logged in."""
+        return None if self.identity is None else self.identity.handle
+
+    def __repr__(self) -> str:
+        return f"Atmosphere({(self.handle or self.did or 'anonymous')})"
+
+    def __reduce__(self) -> Any:
+        return (_anonymous, (self.directory, self.allow_private, self.resolver.handles_at))
+
+    def resolve(self, actor: str) -> Identity:
+        """The identity behind a handle, with or without `@`, or a DID; see `Resolver.resolve`."""
+        return self.resolver.resolve(actor)
+
+    # -- records
+
+    def get_record(self, uri: AtUri | str) -> Record | None:
+        """A record, asked for at its account's own server; None where there is none."""
+        uri = AtUri.parse(uri) if isinstance(uri, str) else uri
+        did = self._did_of(uri.authority)
+        return repository.read_record(self._reading(did), uri._replace(authority=did))
+
+    def list_records(self, actor: str, collection: str, *, reverse: bool = False) -> Iterator[Record]:
+        """The records of one collection of an account, as its server lists them; asked for page by page.
+
+        Args:
+            actor: handle or DID.
+            collection: the NSID of the kind of record.
+            reverse: by ascending keys, instead of descending ones.
+        """
+        did = self._did_of(actor)
+        return repository.list_records(self._reading(did), did, collection, reverse=reverse)
+
+    def apply_writes(self, writes: Sequence[Write], *, swap_commit: str | None = None) -> list[Written]:
+        """Change many records of the own account; see `repository.apply_writes`."""
+        did, server = self._writing()
+        return repository.apply_writes(server, did, writes, swap_commit=swap_commit)
+
+    def put_record(
+        self, collection: str, rkey: str, value: Mapping[str, Any], *, swap_record: str | EllipsisType | None = ...
+    ) -> Written:
+        """Make or replace a record of the own account; see `repository.put_record`."""
+        did, server = self._writing()
+        return repository.put_record(server, did, collection, rkey, value, swap_record)
+
+    def delete_record(self, collection: str, rkey: str) -> None:
+        """Remove a record of the own account; nothing happens where there is none."""
+        did, server = self._writing()
+        repository.delete_record(server, did, collection, rkey)
+
+    # -- blobs
+
+    @property
+    def blob_limit(self) -> int:
+        """Bytes of the largest blob that the own account's server takes."""
+        if self._blob_limit is None:
+            _, server = self._writing()
+            said = Xrpc(server.base, self.http).query("com.atproto.server.describeServer").get("blobUploadLimit")
+            self._blob_limit = said if isinstance(said, int) and said > 0 else _BLOB_LIMIT
+        return self._blob_limit
+
+    def upload_blob(self, data: bytes | Iterable[bytes], size: int, mime: str) -> dict[str, Any]:
+        """Send bytes to the own account, and give the blob object to put into a record; see `blobs.upload_blob`.
+
+        Nobody can read them before a record names them, and some servers forget those that none does.
+        """
+        _, server = self._writing()
+        return blobs.upload_blob(server, data, size, mime)
+
+    def blob_url(self, did: str, cid: str) -> str:
+        """The https URL that gives a blob's bytes, at the server of the account that it belongs to."""
+        identity = self.resolver.resolve(did, handle=False)
+        return Xrpc(identity.pds, self.http).url("com.atproto.sync.getBlob", {"did": did, "cid": blobs.check_cid(cid)})
+
+    def blob_chunks(self, did: str, cid: str, *, limit: int | None = None) -> Iterator[bytes]:
+        """The bytes of a blob as they come, checked at the end; see `blobs.blob_chunks`."""
+        return blobs.blob_chunks(self._reading(did), did, cid, limit=limit)
+
+    def blob_size(self, did: str, cid: str) -> int:
+        """The bytes that a blob has, as its server says."""
+        return blobs.blob_size(self._reading(did), did, cid)
+
+    def list_blobs(self, actor: str) -> Iterator[str]:
+        """The CIDs of the blobs of an account that its records name; asked for page by page."""
+        did = self._did_of(actor)
+        return blobs.list_blobs(self._reading(did), did)
+
+    def close(self) -> None:
+        """Close the connections; they are made anew when needed."""
+        self.http.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _did_of(self, actor: str) -> str:
+        return actor if is_did(actor) else self.resolver.resolve(actor).did
+
+    def _reading(self, did: str) -> Xrpc:
+        """The server of an account, asked as anybody may ask it."""
+        if did == self.did and self._base is not None:
+            return Xrpc(self._base, self.http)
+        return Xrpc(self.resolver.resolve(did, handle=False).pds, self.http)
+
+    def _writing(self) -> tuple[str, Xrpc]:
+        """The own account and its server."""
+        if self.auth is None or self.identity is None:
+            raise LoginError("nobody is logged in: use Atmosphere.login")
+        return self.auth.did, Xrpc(self._base or self.identity.pds, self.http, self.auth)
+
+
+def _anonymous(directory: str, allow_private: bool, handles_at: str | None) -> Atmosphere:
+    return Atmosphere(directory=directory, allow_private=allow_private, handles_at=handles_at)

@@ -1,0 +1,234 @@
+"""Connections that lead only where a stranger may lead us, and of which every wait ends.
+
+A record or a DID document names servers. Whoever writes one could name the services of the machine or network that
+reads it (https://owasp.org/www-community/attacks/Server_Side_Request_Forgery). What is checked is the address that is
+connected to, after the name was looked up, so a name that leads elsewhere the second time gains nothing.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+import ssl
+import time
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from atdata.atmosphere.syntax import shown
+from atdata.errors import AtmosphereError, UnsafeUrlError
+
+if TYPE_CHECKING:
+    import httpx
+
+__all__ = ["Clock", "Lookup", "check_url", "guarded_client", "is_public", "needs"]
+
+CONNECT = 10.0  # seconds, for one address
+SILENCE = 30.0  # seconds without any byte
+SLOWEST = 64 << 10  # bytes a second; who is slower is waited for until the deadline
+
+Lookup = Callable[[str, int], Sequence[tuple[str, int]]]
+"""From a host name and port to the addresses and ports to connect to."""
+
+
+def needs(package: str) -> AtmosphereError:
+    """The error for a package of the extra `atmosphere` that is not installed."""
+    return AtmosphereError(f"the AT Protocol network needs {package}: pip install 'atdata[atmosphere]'")
+
+
+class Clock(float):
+    """The time that one request has, in seconds; bytes that come or go put its end off by what they are worth.
+
+    It goes through httpx and httpcore as the time-out of each wait, and is looked at by the connections below.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._until = time.monotonic() + seconds
+
+    def left(self) -> float:
+        """Seconds until the deadline; negative afterwards."""
+        return self._until - time.monotonic()
+
+    def moved(self, count: int) -> None:
+        """Put the deadline off for so many bytes."""
+        self._until += count / SLOWEST
+
+
+def is_public(address: str) -> bool:
+    """Whether an IP address is one of the public internet, also where it is wrapped into an IPv6 address.
+
+    Example:
+        >>> is_public("8.8.8.8"), is_public("127.0.0.1"), is_public("::ffff:10.0.0.1"), is_public("169.254.169.254")
+        (True, False, False, False)
+    """
+    ip = ipaddress.ip_address(address.partition("%")[0])
+    if isinstance(ip, ipaddress.IPv6Address):
+        inner = ip.ipv4_mapped or ip.sixtofour
+        if inner is None and ip in ipaddress.ip_network("64:ff9b::/96"):  # through a gateway (RFC 6052)
+            inner = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
+        if inner is not None:
+            return is_public(str(inner))
+    return ip.is_global and not (ip.is_multicast or ip.is_reserved or ip.is_unspecified)
+
+
+def check_url(url: str, *, allow_private: bool) -> str:
+    """The URL, if one like it may be opened; the address is looked at when it is connected to.
+
+    Raises:
+        UnsafeUrlError: it is not https (or, where private places are allowed, http), names a user, or makes no sense.
+    """
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+    except ValueError as error:
+        raise UnsafeUrlError(f"{shown(url)} is no URL that can be opened: {error}") from None
+    if parts.scheme == "http" and not allow_private:
+        raise UnsafeUrlError(
+            f"{shown(url)} is plain http, which is not opened: anyone on the way could change what comes. For a "
+            "network on this machine, say allow_private=True or ATDATA_ALLOW_PRIVATE=1"
+        )
+    if parts.scheme not in ("https", "http"):
+        raise UnsafeUrlError(f"{shown(url)} is not opened: only https is")
+    if not host or "@" in parts.netloc or not url.isascii() or any(ord(char) <= 32 for char in url) or "\\" in url:
+        raise UnsafeUrlError(f"{shown(url)} is not opened: it is not of the form https://host/path")
+    return url
+
+
+def guarded_client(*, allow_private: bool, lookup: Lookup | None = None) -> httpx.Client:
+    """An httpx client whose connections are checked; it follows no redirects and sends no cookies or compression."""
+    try:
+        import httpcore
+        import httpx
+    except ImportError:
+        raise needs("httpx") from None
+
+    class Stream(httpcore.NetworkStream):
+        """A connection that keeps to the clock of the request that it serves."""
+
+        def __init__(self, inner: httpcore.NetworkStream) -> None:
+            self._inner = inner
+
+        def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+            data = self._inner.read(max_bytes, _wait(timeout, httpcore.ReadTimeout))
+            if isinstance(timeout, Clock):
+                timeout.moved(len(data))
+            return data
+
+        def write(self, buffer: bytes, timeout: float | None = None) -> None:
+            view = memoryview(buffer)
+            for start in range(0, len(view), 64 << 10):
+                part = view[start : start + (64 << 10)]
+                self._inner.write(part, _wait(timeout, httpcore.WriteTimeout))  # type: ignore[arg-type]
+                if isinstance(timeout, Clock):
+                    timeout.moved(len(part))
+
+        def close(self) -> None:
+            self._inner.close()
+
+        def start_tls(
+            self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
+        ) -> httpcore.NetworkStream:
+            wait = _wait(timeout, httpcore.ConnectTimeout)
+            return Stream(self._inner.start_tls(ssl_context, server_hostname, wait))
+
+        def get_extra_info(self, info: str) -> Any:
+            return self._inner.get_extra_info(info)
+
+    class Backend(httpcore.NetworkBackend):
+        """Looks names up, and connects to what may be connected to."""
+
+        def __init__(self) -> None:
+            self._inner = httpcore.SyncBackend()
+
+        def connect_tcp(
+            self,
+            host: str,
+            port: int,
+            timeout: float | None = None,
+            local_address: str | None = None,
+            socket_options: Iterable[Any] | None = None,
+        ) -> httpcore.NetworkStream:
+            try:
+                found = (lookup or _addresses)(host, port)
+            except OSError as error:
+                raise httpcore.ConnectError(f"{host} cannot be looked up: {error}") from error
+            may = [each for each in found if allow_private or is_public(each[0])]
+            if not may:
+                raise UnsafeUrlError(
+                    f"{shown(host)} leads to {found[0][0] if found else 'nowhere'}, which is not an address of the "
+                    "public internet. For a network on this machine, say allow_private=True or ATDATA_ALLOW_PRIVATE=1"
+                )
+            for number, (address, at) in enumerate(may, 1):
+                wait = min(CONNECT, _wait(timeout, httpcore.ConnectTimeout))
+                try:
+                    return Stream(self._inner.connect_tcp(address, at, wait, local_address, socket_options))
+                except (httpcore.ConnectError, httpcore.ConnectTimeout):
+                    if number == len(may):
+                        raise
+            raise AssertionError
+
+    class Pool(httpx.BaseTransport):
+        """httpx's way to httpcore, with connections of ours."""
+
+        def __init__(self) -> None:
+            self._pool = httpcore.ConnectionPool(
+                ssl_context=httpx.create_ssl_context(),
+                max_connections=64,
+                max_keepalive_connections=32,
+                keepalive_expiry=4.0,  # Node closes what is idle after 5 s
+                network_backend=Backend(),
+            )
+
+        def handle_request(self, request: httpx.Request) -> httpx.Response:
+            assert isinstance(request.stream, httpx.SyncByteStream)
+            answer = self._pool.handle_request(
+                httpcore.Request(
+                    request.method,
+                    httpcore.URL(
+                        scheme=request.url.raw_scheme,
+                        host=request.url.raw_host,
+                        port=request.url.port,
+                        target=request.url.raw_path,
+                    ),
+                    headers=request.headers.raw,
+                    content=request.stream,
+                    extensions=request.extensions,
+                )
+            )
+            return httpx.Response(
+                answer.status,
+                headers=answer.headers,
+                stream=Body(answer.stream),
+                extensions=answer.extensions,
+            )
+
+        def close(self) -> None:
+            self._pool.close()
+
+    class Body(httpx.SyncByteStream):
+        def __init__(self, inner: Any) -> None:
+            self._inner = inner
+
+        def __iter__(self) -> Any:
+            return iter(self._inner)
+
+        def close(self) -> None:
+            self._inner.close()
+
+    client = httpx.Client(transport=Pool(), trust_env=False, follow_redirects=False)
+    client.headers = httpx.Headers({"accept": "*/*", "accept-encoding": "identity", "user-agent": "atdata"})
+    return client
+
+
+def _wait(timeout: float | None, late: type[Exception]) -> float:
+    if not isinstance(timeout, Clock):
+        return SILENCE if timeout is None else timeout
+    left = timeout.left()
+    if left <= 0:
+        raise late("it takes too long")
+    return min(SILENCE, left)
+
+
+def _addresses(host: str, port: int) -> list[tuple[str, int]]:
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys((str(each[4][0]), port) for each in found))

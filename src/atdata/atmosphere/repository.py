@@ -1,0 +1,307 @@
+"""Records of a repository: read in pages, written in batches.
+
+Methods: com.atproto.repo.listRecords, getRecord, putRecord, deleteRecord, applyWrites.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import secrets
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from types import EllipsisType
+from typing import Any, Literal, NamedTuple
+
+from atdata.atmosphere.syntax import AtUri, is_nsid, is_rkey, shown, tid_at
+from atdata.atmosphere.xrpc import Xrpc
+from atdata.errors import AddressError, AtmosphereError, SwapError, UnreachableError, XrpcError
+
+__all__ = ["Record", "Write", "Written", "apply_writes", "delete_record", "list_records", "put_record", "read_record"]
+
+PAGE = 100
+MOST_WRITES = 200  # in one call; the reference PDS takes no more
+MOST_BYTES = 600_000  # of JSON in one call; the reference PDS takes 1,000,000, and a commit may have 2,000,000
+_TRIES = 4
+
+
+class Record(NamedTuple):
+    """A record.
+
+    Attributes:
+        uri: its address, by DID.
+        cid: the identifier of its content.
+        value: the content, in the JSON form of the data model: links are `{"$link": cid}`, bytes `{"$bytes": base64}`.
+    """
+
+    uri: AtUri
+    cid: str
+    value: dict[str, Any]
+
+
+class Write(NamedTuple):
+    """One change of a repository.
+
+    Attributes:
+        action: `create` fails where there is such a record, `update` makes or replaces it, `delete` removes it.
+        collection: the NSID of the kind of record.
+        rkey: its key; with `create`, None has one made from the time.
+        value: the content, unless it is deleted.
+    """
+
+    action: Literal["create", "update", "delete"]
+    collection: str
+    rkey: str | None = None
+    value: Mapping[str, Any] | None = None
+
+
+class Written(NamedTuple):
+    """A record that was written.
+
+    Attributes:
+        uri: its address, by DID.
+        cid: the identifier of its content; "" for one that was deleted.
+    """
+
+    uri: AtUri
+    cid: str
+
+
+def read_record(server: Xrpc, uri: AtUri) -> Record | None:
+    """The record as its server says it is; None where it says that there is none."""
+    try:
+        found = server.query(
+            "com.atproto.repo.getRecord", {"repo": uri.authority, "collection": uri.collection, "rkey": uri.rkey}
+        )
+    except XrpcError as error:
+        if error.error == "RecordNotFound":
+            return None
+        raise
+    return _record(found, uri.authority, uri.collection, server)
+
+
+def list_records(server: Xrpc, did: str, collection: str, *, reverse: bool = False) -> Iterator[Record]:
+    """The records of one collection, by descending keys, or ascending ones with `reverse`; asked for page by page."""
+    cursor: Any = ""
+    seen: set[str] = set()
+    while True:
+        params: dict[str, Any] = {"repo": did, "collection": collection, "limit": PAGE}
+        if reverse:
+            params["reverse"] = True
+        if cursor:
+            params["cursor"] = cursor
+        page = server.query("com.atproto.repo.listRecords", params)
+        records = page.get("records")
+        if not isinstance(records, list):
+            raise AtmosphereError("the server's list of records makes no sense", url=server.base)
+        for each in records:
+            yield _record(each, did, collection, server)
+        cursor = page.get("cursor") or ""
+        if not cursor or not records:
+            return
+        if not isinstance(cursor, str) or cursor in seen:
+            raise AtmosphereError("the server's list of records goes in a circle", url=server.base)
+        seen.add(cursor)
+
+
+def put_record(
+    server: Xrpc,
+    did: str,
+    collection: str,
+    rkey: str,
+    value: Mapping[str, Any],
+    swap_record: str | EllipsisType | None = ...,
+) -> Written:
+    """Make or replace one record.
+
+    Args:
+        server: the account's.
+        did: the account.
+        collection: the NSID of the kind of record.
+        rkey: its key.
+        value: its content.
+        swap_record: the CID of the content that is to be replaced; None where there may be no such record yet.
+
+    Raises:
+        SwapError: there is another content.
+    """
+    uri = _uri(did, Write("update", collection, rkey, value))
+    body: dict[str, Any] = {"repo": did, "collection": collection, "rkey": rkey, "record": dict(value)}
+    if swap_record is not ...:
+        body["swapRecord"] = swap_record
+    try:
+        found = server.procedure("com.atproto.repo.putRecord", body, again=True)
+    except SwapError:
+        # After an answer that was lost, it may have been us.
+        now = read_record(server, uri)
+        if now is not None and _same(now.value, {"$type": collection, **value}):
+            return Written(uri, now.cid)
+        raise
+    return Written(uri, _text(found, "cid", server))
+
+
+def delete_record(server: Xrpc, did: str, collection: str, rkey: str) -> None:
+    """Remove one record; nothing happens where there is none."""
+    _uri(did, Write("delete", collection, rkey))
+    body = {"repo": did, "collection": collection, "rkey": rkey}
+    server.procedure("com.atproto.repo.deleteRecord", body, again=True)
+
+
+def apply_writes(server: Xrpc, did: str, writes: Sequence[Write], *, swap_commit: str | None = None) -> list[Written]:
+    """Change many records, in as few calls as their number and size allow; each call is done whole or not at all.
+
+    Args:
+        server: the account's.
+        did: the account.
+        writes: the changes, in order.
+        swap_commit: the CID of the repository's commit that must still be the latest.
+
+    Raises:
+        SwapError: the repository changed meanwhile, or there is a record already that was to be created.
+        XrpcError: the server says no; a note on the error says how many changes were made before.
+    """
+    now, clock = time.time_ns() // 1000, secrets.randbelow(1024)
+    named = [
+        each._replace(rkey=tid_at(now + number, clock)) if each.rkey is None and each.action == "create" else each
+        for number, each in enumerate(writes)
+    ]
+    uris = [_uri(did, each) for each in named]
+    done: list[Written] = []
+    for batch in _batches(named):
+        try:
+            written, commit = _apply(server, did, batch, uris[len(done) : len(done) + len(batch)], swap_commit)
+        except AtmosphereError as error:
+            if len(batch) < len(named):
+                error.add_note(f"{len(done)} of {len(named)} changes were made before, and stay")
+            raise
+        done += written
+        if swap_commit is not None:
+            swap_commit = commit or _latest(server, did)
+    return done
+
+
+def _batches(writes: Sequence[Write]) -> Iterator[list[Write]]:
+    batch: list[Write] = []
+    size = 0
+    for write in writes:
+        length = 200 + len(write.collection) + len(write.rkey or "")
+        if write.value is not None:
+            length += len(json.dumps(write.value, ensure_ascii=False, separators=(",", ":")).encode())
+        if batch and (len(batch) == MOST_WRITES or size + length > MOST_BYTES):
+            yield batch
+            batch, size = [], 0
+        batch.append(write)
+        size += length
+    if batch:
+        yield batch
+
+
+def _apply(
+    server: Xrpc, did: str, batch: Sequence[Write], uris: Sequence[AtUri], swap_commit: str | None
+) -> tuple[list[Written], str | None]:
+    """One call. Where it is not known whether it was carried out, the repository is asked."""
+    body: dict[str, Any] = {"repo": did, "writes": [_operation(each) for each in batch]}
+    if swap_commit is not None:
+        body["swapCommit"] = swap_commit
+    for attempt in range(1, _TRIES + 1):
+        try:
+            found = server.procedure("com.atproto.repo.applyWrites", body)
+            break
+        except (UnreachableError, XrpcError) as error:
+            if isinstance(error, XrpcError) and error.status < 500 and attempt == 1:
+                raise
+            written = _as_wished(server, batch, uris)
+            if written is not None:
+                return written, None
+            if attempt == _TRIES or isinstance(error, XrpcError):
+                raise
+        time.sleep(random.uniform(0.1, 0.3) * 2**attempt)  # noqa: S311
+    results = found.get("results")
+    if not isinstance(results, list) or len(results) != len(batch):
+        raise AtmosphereError("the server's answer to the changes makes no sense", url=server.base)
+    commit = found.get("commit")
+    latest = commit.get("cid") if isinstance(commit, dict) else None
+    cids = [each.get("cid", "") if isinstance(each, dict) else "" for each in results]
+    return [Written(uri, str(cid)) for uri, cid in zip(uris, cids, strict=True)], latest
+
+
+def _as_wished(server: Xrpc, batch: Sequence[Write], uris: Sequence[AtUri]) -> list[Written] | None:
+    """What was written, where the repository is as the changes would have it; SwapError where it cannot be so."""
+    written = []
+    for write, uri in zip(batch, uris, strict=True):
+        now = read_record(server, uri)
+        if write.action == "delete":
+            if now is not None:
+                return None
+            written.append(Written(uri, ""))
+        elif now is not None and _same(now.value, {"$type": write.collection, **(write.value or {})}):
+            written.append(Written(uri, now.cid))
+        elif now is not None and write.action == "create":
+            raise SwapError(
+                f"there is a record at {uri} already, of other content; nothing was changed",
+                nsid="com.atproto.repo.applyWrites",
+                url=server.base,
+            )
+        else:
+            return None
+    return written
+
+
+def _operation(write: Write) -> dict[str, Any]:
+    operation = {
+        "$type": f"com.atproto.repo.applyWrites#{write.action}",
+        "collection": write.collection,
+        "rkey": write.rkey,
+    }
+    return operation if write.action == "delete" else {**operation, "value": write.value}
+
+
+def _uri(did: str, write: Write) -> AtUri:
+    if write.action not in ("create", "update", "delete"):
+        raise AddressError(f"{shown(write.action)} is no change of a record: create, update and delete are")
+    if not is_nsid(write.collection):
+        raise AddressError(f"{shown(write.collection)} is no collection, such as com.example.thing")
+    if write.rkey is None or not is_rkey(write.rkey):
+        raise AddressError(
+            f"{shown(write.rkey)} is no record key: one has up to 512 of the characters A-Z a-z 0-9 . _ : ~ -"
+        )
+    if (write.value is None) != (write.action == "delete"):
+        raise AddressError(
+            f"a change to {write.action} {write.collection}/{write.rkey} has a value exactly when it leaves a record"
+        )
+    return AtUri(did, write.collection, write.rkey)
+
+
+def _same(now: Any, wished: Any) -> bool:
+    """Whether two values are the same in the data model, however their JSON is written."""
+    if isinstance(now, Mapping) and isinstance(wished, Mapping):
+        if now.keys() != wished.keys():
+            return False
+        if now.keys() == {"$bytes"}:
+            return str(now["$bytes"]).rstrip("=") == str(wished["$bytes"]).rstrip("=")
+        return all(_same(now[name], wished[name]) for name in now)
+    if isinstance(now, list) and isinstance(wished, list | tuple):
+        return len(now) == len(wished) and all(map(_same, now, wished))
+    return type(now) is type(wished) and bool(now == wished)
+
+
+def _record(found: Any, did: str, collection: str, server: Xrpc) -> Record:
+    """A record out of an answer, which has to be of the repository and collection that was asked for."""
+    value = found.get("value") if isinstance(found, dict) else None
+    if not isinstance(value, dict):
+        raise AtmosphereError("the server gives something that is no record", url=server.base)
+    uri = AtUri.parse(_text(found, "uri", server))
+    if (uri.authority, uri.collection) != (did, collection):
+        raise AtmosphereError(f"the server gives {uri} when asked for {collection} of {did}", url=server.base)
+    return Record(uri, _text(found, "cid", server), value)
+
+
+def _text(found: Mapping[str, Any], name: str, server: Xrpc) -> str:
+    value = found.get(name)
+    if not isinstance(value, str):
+        raise AtmosphereError(f"the server's answer has no {name}", url=server.base)
+    return value
+
+
+def _latest(server: Xrpc, did: str) -> str:
+    return _text(server.query("com.atproto.sync.getLatestCommit", {"did": did}), "cid", server)
