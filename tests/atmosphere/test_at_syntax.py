@@ -201,7 +201,7 @@ def test_no_text_breaks_the_checks(text: str) -> None:
         check(text)
     with pytest.raises(AddressError) as caught:
         AtUri.parse(f"at:/{text}")
-    assert str(caught.value).isascii()
+    assert str(caught.value).replace("…", "").isascii()
 
 
 @given(st.text())
