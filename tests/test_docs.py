@@ -24,7 +24,7 @@ ROOT = Path(__file__).parent.parent
 FILES = [
     path for path in (ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))) if path.exists() and path.stat().st_size
 ]
-MAX_NOT_RUN = 2
+MAX_NOT_RUN = 3
 _FENCE = re.compile(r"^(?P<indent> *)(?P<ticks>`{3,})(?P<language>[\w+-]*) *$")
 
 
