@@ -120,8 +120,17 @@ def test_what_is_missing_is_said() -> None:
     with pytest.raises(LensNotFoundError) as caught:
         net.find(Photo, Short)
     assert str(caught.value) == (
+        "no lens leads from Photo to Short, and none follows from their fields. From Photo lenses lead as far as "
+        "Labelled. What is missing is the step from Labelled to Short: Short.letter is no field of Labelled; there are "
+        "label. Write it: @atdata.lens over `def to_short(src: Labelled) -> Short`, or "
+        "atdata.lens(atdata.Lens.fields(Labelled, Short, …)) where only names, types or units changed"
+    )
+    with pytest.raises(LensNotFoundError) as caught:
+        network().find(Photo, Short)
+    assert str(caught.value) == (
         "no lens leads from Photo to Short, and none follows from their fields: Short.letter is no field of Photo; "
-        "there are image, label, iso, note. From Photo there are simplify (Photo -> Labelled)"
+        "there are image, label, iso, note. Write it: @atdata.lens over `def to_short(src: Photo) -> Short`, or "
+        "atdata.lens(atdata.Lens.fields(Photo, Short, …)) where only names, types or units changed"
     )
     with pytest.raises(LensDefinitionError, match="a lens is looked for to no sample type"):
         net.find(Photo, int)

@@ -7,7 +7,7 @@ and its values must not be lost without a word.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from atdata.errors import LensNotFoundError, SchemaError
 from atdata.lenses.columns import field_names
@@ -17,11 +17,11 @@ from atdata.lenses.fields import FieldsLens
 from atdata.lenses.lens import Lens
 from atdata.lenses.names import near
 from atdata.samples.dictsample import DictSample
-from atdata.samples.evolution import FieldEvolution, compare
+from atdata.samples.evolution import Evolution, FieldEvolution, compare
 from atdata.samples.packable import equal_values, pack, unpack
 from atdata.samples.schema import Schema
 
-__all__ = ["FromDict", "derive"]
+__all__ = ["FromDict", "derive", "relation"]
 
 T = TypeVar("T")
 
@@ -56,9 +56,8 @@ def derive(source: type, view: type) -> Lens[Any, Any]:
         evolution = compare(Schema.of(source), Schema.of(view))
     except SchemaError as error:
         raise LensNotFoundError(f"the classes cannot be compared: {error}") from None
-    gone = [f.name for f in evolution.fields if f.new is None]
-    new = [f for f in evolution.fields if f.old is None]
-    wrong = [reason for f in evolution.fields if (reason := _unreadable(f, source, view, gone)) is not None]
+    gone, new = _gone(evolution), _new(evolution)
+    wrong = _wrong(evolution)
     if gone and new and not wrong:
         names = {f.name for f in new}
         pair = f"rename={{{gone[0]!r}: {new[0].name!r}}}"
@@ -77,27 +76,55 @@ def derive(source: type, view: type) -> Lens[Any, Any]:
     return FieldsLens(source, view, declared)
 
 
-def _unreadable(field: FieldEvolution, source: type, view: type, gone: Collection[str]) -> str | None:
+def relation(old: Schema, new: Schema) -> Literal["same", "more", "part"] | None:
+    """How the samples of one schema can be seen as those of another without a lens, as `derive` would have it.
+
+    Returns:
+        "same": all fields are, defaults apart; "more": all are there, some may be wider, some are new with a default;
+        "part": some are left out; None: it takes a lens.
+    """
+    evolution = compare(old, new)
+    gone = _gone(evolution)
+    if _wrong(evolution) or (gone and _new(evolution)):
+        return None
+    if gone:
+        return "part"
+    return "same" if all(d.kind == "default" for d in evolution.differences) else "more"
+
+
+def _gone(evolution: Evolution) -> list[str]:
+    return [f.name for f in evolution.fields if f.new is None]
+
+
+def _new(evolution: Evolution) -> list[FieldEvolution]:
+    return [f for f in evolution.fields if f.old is None]
+
+
+def _wrong(evolution: Evolution) -> list[str]:
+    """Why fields cannot follow from the source, one text for each."""
+    names, gone = (evolution.old.name, evolution.new.name), _gone(evolution)
+    return [reason for f in evolution.fields if (reason := _unreadable(f, *names, gone)) is not None]
+
+
+def _unreadable(field: FieldEvolution, source: str, view: str, gone: Collection[str]) -> str | None:
     """Why a field cannot follow from the source; None when it can."""
-    name = f"{view.__name__}.{field.name}"
+    name = f"{view}.{field.name}"
     if field.new is None:
         return None
     if field.old is None:
         if field.new.default is not None:
             return None
-        return f"{name} is no field of {source.__name__}{near(field.name, gone) if gone else ''}"
+        return f"{name} is no field of {source}{near(field.name, gone) if gone else ''}"
     # A sample has a value for every field, whether or not its bytes may lack one.
     wrong = [d for d in field.differences if not d.readable and d.kind != "default"]
     if not wrong:
         return None
     d = wrong[0]
     if d.new is None:
-        return f"{view.__name__}.{d.path} is not there, and {d.old} in {source.__name__}"
+        return f"{view}.{d.path} is not there, and {d.old} in {source}"
     if d.old is None:
-        return f"{view.__name__}.{d.path} is not in {source.__name__}, and has no default"
-    return (
-        f"{view.__name__}.{d.path} is {d.new}, and {d.old} in {source.__name__}{f' ({d.reason})' if d.reason else ''}"
-    )
+        return f"{view}.{d.path} is not in {source}, and has no default"
+    return f"{view}.{d.path} is {d.new}, and {d.old} in {source}{f' ({d.reason})' if d.reason else ''}"
 
 
 class FromDict(Lens[DictSample, T]):

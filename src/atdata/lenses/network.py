@@ -7,24 +7,19 @@ import itertools
 import sys
 import threading
 import weakref
-from collections.abc import Callable, Collection, Hashable, Iterable, Iterator
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from typing import Any, TypeVar
 
-from atdata.errors import AmbiguousLensError, LensDefinitionError, LensError, LensNotFoundError, SchemaError
-from atdata.lenses.composition import compose
-from atdata.lenses.derived import derive
+from atdata.errors import AmbiguousLensError, LensDefinitionError, LensError, LensNotFoundError
+from atdata.lenses.composition import Identity, compose
 from atdata.lenses.lens import Lens
+from atdata.lenses.paths import Search, Step
 from atdata.lenses.signatures import check_sample_type, local_names
-from atdata.samples.dictsample import DictSample
-from atdata.samples.schema import Schema
 
 __all__ = ["LensNetwork", "lens", "registered"]
 
 S = TypeVar("S")
 V = TypeVar("V")
-
-_SHOWN = 5
-Path = list[Lens[Any, Any]]
 
 
 class LensNetwork:
@@ -54,7 +49,6 @@ class LensNetwork:
         self._known: dict[Hashable, weakref.ref[Lens[Any, Any]]] = {}
         # What was registered and is gone, for messages: the one reason that nobody would think of.
         self._gone: collections.deque[tuple[str, str, str]] = collections.deque(maxlen=50)
-        self._cids: weakref.WeakKeyDictionary[type, str | None] = weakref.WeakKeyDictionary()
         self._lock = threading.RLock()
 
     def register(self, lens: Lens[Any, Any]) -> None:
@@ -84,32 +78,46 @@ class LensNetwork:
         """The lens from one type to another.
 
         It is the one registered; or, where none is, the one that follows from the fields (see
-        `atdata.lenses.derived`); or the shortest path of registered ones. A class of the same name and fields will do
-        for `source` and `view`: one defined anew, or built from a stored schema.
+        `atdata.lenses.derived`), unless lenses between versions are registered, which say more than fields do; or the
+        shortest path of registered ones. Between two of them, before and after, classes may be different ones where
+        the fields of one follow from those of the other: a class defined anew or built from a stored schema, or a later
+        version with a new field that has a default. See `atdata.lenses.paths`.
 
         Raises:
-            LensNotFoundError: there is none; the message says why no fields lead there.
+            LensNotFoundError: there is none; the message names the step that is missing, and why no fields lead there.
             AmbiguousLensError: several are equally near; the message shows them.
+        """
+        return compose(Identity(source), *(step.lens for step in self.way(source, view)))
+
+    def way(
+        self,
+        source: type,
+        view: type,
+        also: Iterable[Lens[Any, Any]] = (),
+        versions: Iterable[type] = (),
+        called: Mapping[type, str] | None = None,
+    ) -> list[Step]:
+        """The steps of `find`, each with what it was made of.
+
+        Args:
+            source: where they begin.
+            view: where they end.
+            also: lenses that are not known here.
+            versions: see `Search`, as is the next.
+            called: how messages call a class, where not by its name.
         """
         check_sample_type(source, "a lens is looked for from no sample type")
         check_sample_type(view, "a lens is looked for to no sample type")
-        lenses = self.lenses
-        paths = _shortest(lenses, {source}, {view})
-        if not paths:
-            starts = {source, *self._alike(source, (lens.source for lens in lenses))}
-            ends = {view, *self._alike(view, (lens.view for lens in lenses))}
-            paths = _shortest(lenses, starts, ends)
-        why: LensNotFoundError | None = None
-        if not paths or len(paths[0]) > 1:
-            try:
-                return derive(source, view)
-            except LensNotFoundError as error:
-                why = error
-        if not paths:
-            raise self._not_found(source, view, lenses, why)
-        if len(paths) > 1:
-            raise _ambiguous(source, view, paths)
-        return compose(derive(source, paths[0][0].source), *paths[0], derive(paths[0][-1].view, view))
+        try:
+            return Search([*self.lenses, *also], versions, called).find(source, view)
+        except LensNotFoundError as error:
+            names = source.__name__, view.__name__
+            gone = next((name for name, *between in reversed(self._gone) if tuple(between) == names), None)
+            if gone is None:
+                raise
+            raise LensNotFoundError(
+                f"{error.message}. {gone} was registered, but nothing holds it any more: keep it in a variable"
+            ) from None
 
     def along(self, types: Collection[type]) -> Lens[Any, Any]:
         """The lens through all of these types, in this order: the versions of a schema, from old to new.
@@ -129,76 +137,11 @@ class LensNetwork:
                 raise type(error)(f"step {i} of {len(steps) - 1}: {error.message}") from None
         return found
 
-    def _alike(self, cls: type, known: Iterable[type]) -> Iterator[type]:
-        """Classes of the same name whose samples have the same bytes."""
-        for other in known:
-            if other is not cls and other.__name__ == cls.__name__:
-                cid = self._cid(cls)
-                if cid is not None and cid == self._cid(other):
-                    yield other
-
-    def _cid(self, cls: type) -> str | None:
-        if cls not in self._cids:
-            try:
-                self._cids[cls] = None if issubclass(cls, DictSample) else Schema.of(cls).cid
-            except SchemaError:
-                self._cids[cls] = None
-        return self._cids[cls]
-
-    def _not_found(
-        self, source: type, view: type, lenses: list[Lens[Any, Any]], why: LensNotFoundError | None
-    ) -> LensNotFoundError:
-        a, b = source.__name__, view.__name__
-        text = f"no lens leads from {a} to {b}, and none follows from their fields"
-        if why is not None:
-            text += f": {why.message}"
-        if any(gone[1:] == (a, b) for gone in self._gone):
-            name = next(gone[0] for gone in reversed(self._gone) if gone[1:] == (a, b))
-            text += f". {name} was registered, but nothing holds it any more: keep it in a variable"
-        elif near := [x.name for x in lenses if x.source.__name__ == a and x.view.__name__ == b]:
-            text += f". {near[0]} is between other classes of these names"
-        elif near := [f"{x.name} ({a} -> {x.view.__name__})" for x in lenses if x.source is source]:
-            text += f". From {a} there are {', '.join(near[:_SHOWN])}"
-        return LensNotFoundError(text)
-
 
 def _key(lens: Lens[Any, Any]) -> Hashable:
     if type(lens) is Lens and "<locals>" not in lens.__qualname__:
         return lens.__module__, lens.__qualname__
     return lens.place, id(lens.source), id(lens.view)
-
-
-def _shortest(lenses: list[Lens[Any, Any]], starts: set[type], ends: set[type]) -> list[Path]:
-    """The shortest paths from one of `starts` to one of `ends`, but no more than are worth showing."""
-    # Breadth first; `into` has, for each class, the lenses by which it was reached first.
-    into: dict[type, Path] = {}
-    reached = set(starts)
-    while reached:
-        step = [lens for lens in lenses if lens.source in reached and lens.view not in starts and lens.view not in into]
-        for lens in step:
-            into.setdefault(lens.view, []).append(lens)
-        reached = {lens.view for lens in step}
-        if at := [cls for cls in into if cls in ends]:
-            return list(itertools.islice((path for cls in at for path in _back(cls, starts, into)), _SHOWN + 1))
-    return []
-
-
-def _back(cls: type, starts: set[type], into: dict[type, Path]) -> Iterator[Path]:
-    if cls in starts:
-        yield []
-        return
-    for lens in into[cls]:
-        for path in _back(lens.source, starts, into):
-            yield [*path, lens]
-
-
-def _ambiguous(source: type, view: type, paths: list[Path]) -> AmbiguousLensError:
-    names = [" | ".join(f"{lens.name} ({lens.__module__})" for lens in path) for path in paths[:_SHOWN]]
-    more = "; and more" if len(paths) > _SHOWN else ""
-    what = "lenses lead" if len(paths[0]) == 1 else f"paths of {len(paths[0])} lenses lead"
-    return AmbiguousLensError(
-        f"several {what} from {source.__name__} to {view.__name__}: {'; '.join(names)}{more}. Use the one you mean"
-    )
 
 
 registered = LensNetwork()
