@@ -341,9 +341,11 @@ def test_a_class_that_does_not_fit_is_refused_at_once() -> None:
     with pytest.raises(SchemaError) as error:
         load_dataset("data", Other)
     assert str(error.value) == (
-        "the data (Digit 1.0.0) cannot be read as Other: picture is not in the data, and has no default in Other; "
-        "label is int in the data and str in Other; image is not a field of Other; add it, or read without a class and "
-        "use select_fields [data]"
+        "the data (Digit 1.0.0) cannot be read as Other: no lens leads from Digit 1.0.0 to Other, and none follows "
+        "from their fields: Other.picture is no field of Digit; there are image; Other.label is str, and int in Digit. "
+        "Write it: @atdata.lens over `def to_other(src: Digit) -> Other`, or atdata.lens(atdata.Lens.fields(Digit, "
+        "Other, …)) where only names, types or units changed; Digit is a class with image: ndarray[uint8], label: int "
+        "[data]"
     )
     assert [s.label for s in load_dataset("data", split="train").select_fields("label")] == [0, 1, 2, 3, 4]
     with pytest.raises(SchemaError, match="is not a sample type"):

@@ -12,14 +12,20 @@ from typing import IO, Any, TypeVar, overload
 from atdata.datasets.access import Verify
 from atdata.datasets.dataset import Dataset
 from atdata.datasets.sources import DataSource, Located, ShardRef, is_source, locate
-from atdata.errors import CatalogError, DatasetNotFoundError, EntryFormError, EntryNotFoundError, SplitError
+from atdata.errors import (
+    CatalogError,
+    DatasetNotFoundError,
+    EntryFormError,
+    EntryNotFoundError,
+    SchemaError,
+    SplitError,
+)
 from atdata.index.base import AbstractIndex, IndexEntry
 from atdata.index.folders import is_archive, parts_in
 from atdata.index.local import _DEFAULT, LocalIndex
 from atdata.index.names import parse_ref
 from atdata.index.splits import DatasetDict, Grouping, group, matching, missing
-from atdata.samples.dictsample import DictSample
-from atdata.samples.evolution import check_readable
+from atdata.index.views import Reading, reading_of
 from atdata.samples.schema import Schema
 from atdata.stores.cache import Cache
 from atdata.stores.opening import Opening
@@ -96,7 +102,8 @@ def load_dataset(
             - a list of shards, or an object with `list_shards` and `open_shard`;
             - a mapping from split names to any of these.
         sample_type: the class of the samples; by default it is built from the stored schema, and is `DictSample` where
-            there is none. Data that it cannot read is refused at once.
+            there is none. Data of another type, or of an older version of it, is seen through lenses, as by
+            `Dataset.as_type`, along the versions that the index knows; where that cannot be, it is refused at once.
         split: the split to load; `val` and `dev` mean `validation`.
         index: where names are looked up; by default `LocalIndex()`, if there is one.
         store: a store whose credentials are used for what lies in it.
@@ -111,7 +118,9 @@ def load_dataset(
         DatasetNotFoundError: there is nothing at that place.
         SplitNotFoundError: there is no such split; the message lists those there are.
         SplitError: it cannot be told which split a shard belongs to.
-        SchemaError: the data cannot be read as `sample_type`; the message names the fields.
+        SchemaError: the data cannot be read as `sample_type`, nor seen so; the message names the fields, and the step
+            that takes a lens.
+        AmbiguousLensError: several lenses, or paths of them, lead to `sample_type`; the message shows them.
         EntryFormError: the index and the disk have different datasets of that name.
 
     Example:
@@ -195,12 +204,12 @@ class _Loader:
 
     def _from_text(self, text: str) -> Dataset[Any] | DatasetDict:
         if text.startswith("at://") or (text.startswith("@") and not text.startswith("@local/")):
-            return self._entry(self._on_network(text))
+            return self._entry(self._on_network(text), self._index)
         if text.startswith(("@local/", "atdata://")):
             with self._opened_index() as index:
                 if index is None:
                     raise EntryNotFoundError(f"there is no index yet that {text!r:.80} could be in: {_HOW}")
-                return self._entry(index.get_dataset(text))
+                return self._entry(index.get_dataset(text), index)
         if _PLACE.match(text) or text.endswith("/") or is_archive(text) or _MAGIC.search(text):
             return self._at(text)
         if not os.path.exists(text) and (self._index is None or isinstance(self._index, LocalIndex)):
@@ -237,7 +246,7 @@ class _Loader:
                 raise EntryNotFoundError(f"{error.message}; and there is no path {text!r}") from None
             if there:
                 self._check_same(text, entry)
-            return self._entry(entry)
+            return self._entry(entry, index)
 
     @contextlib.contextmanager
     def _opened_index(self) -> Iterator[Any]:
@@ -283,21 +292,25 @@ class _Loader:
                 raise
         return parts_in(text, opening), root
 
-    def _entry(self, entry: Any) -> Dataset[Any] | DatasetDict:
+    def _entry(self, entry: Any, index: Any) -> Dataset[Any] | DatasetDict:
         """The samples of an index's entry."""
+        url = f"{entry.name}@{entry.version}"
         if callable(getattr(entry, "dataset", None)):
-            ds: Dataset[Any] = entry.dataset(self._type, **self._options)
+            located = entry.located if isinstance(getattr(entry, "located", None), Located) else None
+            schema = entry.dataset().located.schema if located is None else located.schema
+            reading = reading_of(schema, self._type, index=index, url=url)
+            ds: Dataset[Any] = entry.dataset(reading.sample_type, **self._options)
         else:
-            ds = self._stranger(entry)
+            schema = None if entry.schema_ref is None else index.get_schema(entry.schema_ref)
+            reading = reading_of(schema, self._type, index=index, url=url)
+            ds = self._stranger(entry, schema, reading)
         assert ds.located is not None
         options = self._options | {"store": ds.opening.store}
-        return self._divided([ds.located], None, url=f"{entry.name}@{entry.version}", options=options, known=ds)
+        return self._divided([ds.located], None, url=url, options=options, known=(ds, reading))
 
-    def _stranger(self, entry: IndexEntry) -> Dataset[Any]:
+    def _stranger(self, entry: IndexEntry, schema: Schema | None, reading: Reading) -> Dataset[Any]:
         """The samples of an entry that only says where they are."""
-        schema = None if entry.schema_ref is None else self._index.get_schema(entry.schema_ref)
-        self._check(schema, entry.name)
-        sample_type = self._type or (None if schema is None else schema.sample_type())
+        sample_type = reading.sample_type or (None if schema is None else schema.sample_type())
         store = self._options["store"] or getattr(self._index, "store", None)
         return Dataset(list(entry.data_urls), sample_type=sample_type, **self._options | {"store": store})
 
@@ -308,7 +321,7 @@ class _Loader:
         *,
         url: str | None = None,
         options: dict[str, Any] | None = None,
-        known: Dataset[Any] | None = None,
+        known: tuple[Dataset[Any], Reading] | None = None,
     ) -> Dataset[Any] | DatasetDict:
         """The splits of what was located, or the one that was asked for.
 
@@ -317,25 +330,35 @@ class _Loader:
             root: see `group`.
             url: what the user gave, for messages.
             options: how the datasets are made, when not as this call says.
-            known: the dataset of all shards, when there is one already.
+            known: the dataset of all shards and how it was read, when there is one already.
         """
-        for part in parts:
-            self._check(part.schema, url)
+        readings = [reading_of(part.schema, self._type, index=self._index, url=url) for part in parts if known is None]
         shards = [(ref, part) for part in parts for ref in part.shards]
+        which = [n for n, part in enumerate(parts) for _ in part.shards]
         made = {}
         for split, numbers in self._wanted(group([ref.url for ref, _ in shards], root=root), url).items():
+            if known is None:
+                reading = self._one(split, [readings[n] for n in dict.fromkeys(which[n] for n in numbers)], url)
+            else:
+                reading = known[1]
             if known is not None and len(numbers) == len(shards):
-                made[split] = known
+                ds = known[0]
             else:
                 located = _some([shards[n] for n in numbers])
-                made[split] = Dataset(located, sample_type=self._type, **options or self._options)
+                ds = Dataset(located, sample_type=reading.sample_type, **options or self._options)
+            made[split] = reading.of(ds)
         return self._answer(made)
 
-    def _check(self, schema: Schema | None, url: str | None) -> None:
-        """Refuse a class that the data does not fit."""
-        untyped = isinstance(self._type, type) and issubclass(self._type, DictSample)
-        if schema is not None and self._type is not None and not untyped:
-            check_readable(schema, self._type, url=url)
+    def _one(self, split: str, readings: Sequence[Reading], url: str | None) -> Reading:
+        """The way that all parts of a split are read."""
+        first = readings[0]
+        if any(other != first for other in readings):
+            raise SchemaError(
+                f"the shards of the split {split!r} were written with different schemas, of which each takes a lens of "
+                f"its own to {getattr(self._type, '__name__', self._type)}: load them one by one",
+                url=url,
+            )
+        return first
 
     def _wanted(self, found: Grouping, url: str | None) -> dict[str, list[int]]:
         """The splits to load, with the numbers of their shards."""
