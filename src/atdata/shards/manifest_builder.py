@@ -33,6 +33,24 @@ class ManifestBuilder:
         self._kinds: list[list[ArrayKind | None]] = [[] for _ in arrays]
         self._add_arrays = [(raw.append, kinds.append) for raw, kinds in zip(self._raw, self._kinds, strict=True)]
 
+    @property
+    def fixed_size(self) -> int:
+        """Most bytes of a manifest for what it says of columns: names, statistics, pages, dictionaries."""
+        names = [name for _, name, _ in self._scalars] + [name for _, name in self._arrays]
+        columns = 4 + len(self._scalars) + 3 * len(self._arrays)
+        return 4096 + 512 * columns + 16 * sum(map(len, names)) + 4 * self.most_text
+
+    @property
+    def row_size(self) -> int:
+        """Most bytes that a manifest takes for one sample, less its key and its texts."""
+        # Offset, size and digest; a number, twice where a dictionary does not pay; offset, dtype and shape of an array.
+        return 80 + 16 * len(self._scalars) + 128 * len(self._arrays)
+
+    @property
+    def most_text(self) -> int:
+        """Most bytes that a manifest has of one sample's texts, on average; longer ones do not stand in it."""
+        return 4 * _LONG_TEXT * sum(1 for _, _, kind in self._scalars if pa.types.is_string(kind))
+
     def add(self, values: tuple[Any, ...], raw: list[int], kinds: list[ArrayKind | None]) -> None:
         """One sample's content.
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from atdata.errors import SampleTypeError, UnsafeNameError
+from atdata.errors import SampleTypeError, StoreError, UnsafeNameError
 from atdata.samples import codec
 from atdata.samples.codec import Field
 from atdata.samples.dictsample import DictSample
@@ -20,7 +20,7 @@ from atdata.shards import tar
 from atdata.shards.manifest import Manifest
 from atdata.shards.manifest_builder import ManifestBuilder
 
-__all__ = ["SampleEncoder", "ShardWriter", "check_key", "default_key", "encoder"]
+__all__ = ["Room", "SampleEncoder", "ShardWriter", "check_key", "default_key", "encoder"]
 
 _CHUNK = 8 << 20
 _LARGE = 16 << 10
@@ -62,6 +62,18 @@ Encoded = tuple[bytes, tuple[Any, ...], list[int], list[ArrayKind | None]]
 
 
 Numbered = tuple[int, tuple[str | None, Any]]
+
+
+class Room(NamedTuple):
+    """What one object of a store can hold.
+
+    Attributes:
+        shard: most bytes of a shard.
+        manifest: most bytes of a manifest; None where none is written.
+    """
+
+    shard: int
+    manifest: int | None
 
 
 class SampleEncoder(NamedTuple):
@@ -106,6 +118,14 @@ def _column_type(field: Field) -> pa.DataType | None:
     return _COLUMNS.get(types.pop()) if len(types) == 1 else None
 
 
+def _too_large(key: str, size: int, room: int) -> StoreError:
+    return StoreError(
+        f"the sample makes a shard of {size} bytes, and this store takes at most {room} in one object: store it "
+        "elsewhere, or cut its arrays into several samples",
+        key=key,
+    )
+
+
 class ShardWriter:
     """Turns samples into the bytes of one shard.
 
@@ -133,6 +153,7 @@ class ShardWriter:
         *,
         maxcount: int,
         maxsize: int,
+        room: Room | None = None,
         advance: Callable[[], None] | None = None,
     ) -> Numbered | None:
         """Append samples until the shard is full or there are no more.
@@ -141,6 +162,8 @@ class ShardWriter:
             samples: each with its number in the dataset, and its key or None; at least one is taken.
             maxcount: most samples of the shard.
             maxsize: most bytes of the finished shard, unless its first sample is larger by itself.
+            room: what a shard and its manifest may not exceed whatever the samples are; the shard ends before a sample
+                with which the manifest might.
             advance: called after every sample.
 
         Returns:
@@ -149,12 +172,16 @@ class ShardWriter:
         Raises:
             SampleTypeError: a sample does not fit its type.
             UnsafeNameError: a key cannot be used, or is used already in this shard.
+            StoreError: a sample is too large for the room there is.
         """
         # One loop with everything at hand: at small samples, calls are most of the time.
         encode, describe = self._encode, self._builder.add
         keys, names, payloads = self._keys, self._names, self._payloads
         block, close_to_full = tar.BLOCK, maxsize - _LONGEST_END
         filled, count, full_stretch = self.size, self.samples, self._written + _CHUNK
+        beside_full = None if room is None else room.manifest
+        beside = 0 if beside_full is None else min(self._builder.fixed_size, beside_full // 2)
+        each, most_text = self._builder.row_size, self._builder.most_text
         for item in samples:
             number, (given, sample) = item
             key = default_key(number) if given is None else check_key(given)
@@ -169,8 +196,15 @@ class ShardWriter:
             length = len(payload)
             head = block if len(name) <= 100 and name.isascii() else len(tar.header(name, length))
             size = filled + head + length + -length % block
-            if size > close_to_full and count and tar.archive_size(size) > maxsize:
-                return item
+            if size > close_to_full and tar.archive_size(size) > maxsize:
+                if count:
+                    return item
+                if room is not None and tar.archive_size(size) > room.shard:
+                    raise _too_large(key, tar.archive_size(size), room.shard)
+            if beside_full is not None:
+                beside += each + len(key) + (length if length < most_text else most_text)
+                if count and beside > beside_full:
+                    return item
             keys.add(key)
             names.append(name)
             payloads.append(payload)

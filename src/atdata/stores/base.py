@@ -6,10 +6,13 @@ import abc
 import io
 import re
 from collections.abc import Collection, Generator, Iterator, Sequence
-from typing import IO, Any, Protocol, runtime_checkable
+from typing import IO, TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from atdata.errors import UnsafeNameError
 from atdata.stores.record import CommitRecord, ShardInfo
+
+if TYPE_CHECKING:
+    from atdata.stores.cache import Cache
 
 __all__ = [
     "AbstractDataStore",
@@ -106,6 +109,10 @@ class Transaction(abc.ABC):
         """Take what `left` gave into this transaction, as it is."""
         raise AssertionError(f"nothing was left under {name!r}")
 
+    def fitted(self, record: CommitRecord) -> CommitRecord:
+        """The form in which a record is committed here: as it is, or without statistics where it would be too long."""
+        return record
+
     @abc.abstractmethod
     def commit(self, record: CommitRecord | None) -> list[str]:
         """Make everything written the dataset at the prefix, atomically; returns the shards' URLs.
@@ -121,6 +128,10 @@ class Transaction(abc.ABC):
         """Give up for now, and leave what was made, out of sight, for a writer that resumes."""
         self.abort()
 
+    def fail(self, error: BaseException) -> None:
+        """Give up because of an error: `abort`, or `suspend` where the same write can go on from there later."""
+        self.abort()
+
 
 class StoredObject(abc.ABC):
     """An object open for reading.
@@ -128,10 +139,14 @@ class StoredObject(abc.ABC):
     Attributes:
         url: where it lies.
         size: its length in bytes.
+        sha256: its digest, in hex, where its URL tells that.
+        cache: where it is kept, when it can only be had as a whole.
     """
 
     url: str
     size: int
+    sha256: str | None = None
+    cache: Cache | None = None
 
     @abc.abstractmethod
     def read(self, start: int, stop: int) -> bytes:
@@ -191,7 +206,7 @@ class DataStore(abc.ABC):
         *,
         prefix: str,
         maxcount: int = MAXCOUNT,
-        maxsize: int = MAXSIZE,
+        maxsize: int | None = None,
         overwrite: bool = False,
         manifest: bool = True,
         progress: bool | None = None,
@@ -205,7 +220,8 @@ class DataStore(abc.ABC):
             ds: a `Dataset`, after its steps; keys are kept, and samples without one are numbered.
             prefix: path under the store's root, `/` between parts.
             maxcount: most samples in one shard.
-            maxsize: most bytes in one shard file; only a single sample that is larger by itself exceeds it.
+            maxsize: most bytes in one shard file, by default 256 MiB, or as many as the store takes in one object; only
+                a single sample that is larger by itself exceeds it.
             overwrite: replace a dataset that is there; without it that is an error.
             manifest: also write the manifest beside each shard that makes reading fast.
             progress: show samples, rate and time left on the terminal (nothing where stderr is none).
@@ -219,7 +235,8 @@ class DataStore(abc.ABC):
             EmptyDatasetError: `ds` gave no sample.
             SampleTypeError: a sample does not fit its type; the message names sample and field.
             UnsafeNameError: `prefix` or a key cannot be used.
-            StoreError: the bytes could not be stored (a full disk, a lost connection).
+            StoreError: the bytes could not be stored (a full disk, a lost connection, a sample that is too large for
+                this store).
         """
         from atdata.stores.write import write_shards
 
@@ -228,11 +245,21 @@ class DataStore(abc.ABC):
             ds,
             prefix=check_prefix(prefix),
             maxcount=maxcount,
-            maxsize=maxsize,
+            maxsize=self.shard_size if maxsize is None else maxsize,
             overwrite=overwrite,
             manifest=manifest,
             progress=bool(progress),
         )
+
+    @property
+    def largest(self) -> int | None:
+        """Most bytes of one object; None where there is no such limit."""
+        return None
+
+    @property
+    def shard_size(self) -> int:
+        """Most bytes of one shard where `write_shards` is told nothing else."""
+        return MAXSIZE if self.largest is None else min(MAXSIZE, self.largest)
 
     @abc.abstractmethod
     def read_url(self, url: str) -> str:

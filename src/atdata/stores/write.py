@@ -13,12 +13,12 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from atdata.errors import EmptyDatasetError
+from atdata.errors import EmptyDatasetError, StoreError
 from atdata.samples.dictsample import DictSample
 from atdata.samples.schema import Schema
 from atdata.shards.manifest import header_name, manifest_name
 from atdata.shards.manifest_file import extremes, to_header, to_parquet
-from atdata.shards.writer import ShardWriter, encoder
+from atdata.shards.writer import Room, ShardWriter, encoder
 from atdata.stores.base import WrittenShards
 from atdata.stores.progress import Progress
 from atdata.stores.record import CommitRecord, FieldStats, ManifestInfo, ShardInfo
@@ -48,12 +48,19 @@ def write_shards(
     for name, value in (("maxcount", maxcount), ("maxsize", maxsize)):
         if value < 1:
             raise ValueError(f"{name} must be at least 1, not {value}")
+    largest = store.largest
+    if largest is not None and maxsize > largest:
+        raise StoreError(
+            f"maxsize={maxsize} is more than the {largest} bytes that this store takes in one object: give at most "
+            "that, or no maxsize, which means what it takes",
+            url=prefix,
+        )
     sample_type = ds.sample_type
     schema = None if issubclass(sample_type, DictSample) else Schema.of(sample_type)
     transaction = store.begin(prefix, overwrite=overwrite)
     try:
         with Progress(f"writing {prefix}", ds.known_length(), show=progress) as bar, _Worker() as worker:
-            shards = _Shards(transaction, worker, sample_type, schema, manifest)
+            shards = _Shards(transaction, worker, sample_type, schema, manifest, largest)
             samples = enumerate(ds.keyed())
             following = next(samples, None)
             while following is not None:
@@ -62,16 +69,17 @@ def write_shards(
                     itertools.chain([following], samples),
                     maxcount=maxcount,
                     maxsize=maxsize,
+                    room=shards.room,
                     advance=bar.advance if bar.shown else None,
                 )
                 shards.end(writer)
             infos = shards.finish()
         if not infos:
             raise EmptyDatasetError("there are no samples to write; nothing was changed", url=prefix)
-        record = CommitRecord(schema, tuple(infos))
+        record = transaction.fitted(CommitRecord(schema, tuple(infos)))
         return WrittenShards(transaction.commit(record), record)
-    except BaseException:  # Ctrl-C too: whatever happened, the prefix is left as it was
-        transaction.abort()
+    except BaseException as error:  # Ctrl-C too: whatever happened, there is no other dataset at the prefix than before
+        transaction.fail(error)
         raise
 
 
@@ -79,13 +87,21 @@ class _Shards:
     """The shards of one dataset, begun and finished as the limits ask."""
 
     def __init__(
-        self, transaction: Transaction, worker: _Worker, sample_type: type, schema: Schema | None, manifest: bool
+        self,
+        transaction: Transaction,
+        worker: _Worker,
+        sample_type: type,
+        schema: Schema | None,
+        manifest: bool,
+        largest: int | None,
     ) -> None:
         self._transaction = transaction
         self._worker = worker
         self._encoder = encoder(sample_type)
         self._schema = schema
         self._manifest = manifest
+        self._largest = largest
+        self.room = None if largest is None else Room(largest, largest if manifest else None)
         self._close: Callable[[], None] = lambda: None
         self._infos: list[ShardInfo] = []
         self._count = 0
@@ -123,16 +139,23 @@ class _Shards:
             parquet = to_parquet(found)
             beside = manifest_name(name)
             assert beside is not None
+            self._check_fits(beside, parquet)
             self._put(beside, parquet)
             kind, version = (
                 ("DictSample", "1.0.0") if self._schema is None else (self._schema.name, self._schema.version)
             )
-            self._put(
-                header_name(name),
-                to_header(found, shard_id=name.removesuffix(".tar"), schema_type=kind, schema_version=version),
-            )
+            header = to_header(found, shard_id=name.removesuffix(".tar"), schema_type=kind, schema_version=version)
+            self._check_fits(header_name(name), header)
+            self._put(header_name(name), header)
             info = ManifestInfo(len(parquet), hashlib.sha256(parquet).hexdigest())
         return ShardInfo(name, writer.size, writer.samples, sha256, info, _stats(found))
+
+    def _check_fits(self, name: str, data: bytes) -> None:
+        if self._largest is not None and len(data) > self._largest:
+            raise StoreError(
+                f"{name} has {len(data)} bytes, and this store takes at most {self._largest} in one object: give a "
+                "smaller maxcount, or manifest=False"
+            )
 
     def _put(self, name: str, data: bytes) -> None:
         sink = self._transaction.create(name)

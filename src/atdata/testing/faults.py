@@ -165,6 +165,16 @@ class FaultyStore(DataStore):
 
     # -- the contract ----------------------------------------------------------------------------------------
 
+    @property
+    def largest(self) -> int | None:
+        """As of the store."""
+        return self.store.largest
+
+    @property
+    def shard_size(self) -> int:
+        """As of the store."""
+        return self.store.shard_size
+
     def read_url(self, url: str) -> str:
         """What the store gives; it leads past the faults."""
         return self.store.read_url(url)
@@ -214,6 +224,9 @@ class _FaultyTransaction(Transaction):
 
     def keep(self, name: str) -> None:
         self._faulty._do("keep", f"{self._prefix}/{name}", lambda: self._real.keep(name))
+
+    def fitted(self, record: CommitRecord) -> CommitRecord:
+        return self._real.fitted(record)
 
     def commit(self, record: CommitRecord | None) -> list[str]:
         return self._faulty._do("commit", self._prefix, lambda: self._real.commit(record))

@@ -39,7 +39,8 @@ class FullStoreSuite(DataStoreSuite):
     """What atdata's own stores promise beyond the three methods: commit records, transactions, listing, deleting.
 
     For subclasses of `atdata.stores.base.DataStore`. Where a store keeps what its `list` does not show (files of
-    unfinished writes, uploads), a subclass has `remains` tell.
+    unfinished writes, uploads), a subclass has `remains` tell. Where URLs say what an object contains and not how it is
+    called, a subclass has `placed` tell that.
     """
 
     opens: ClassVar[bool] = True
@@ -54,9 +55,21 @@ class FullStoreSuite(DataStoreSuite):
         assert found == sorted(found)
         return found
 
+    def placed(self, store: DataStore, prefix: str = "") -> dict[str, str]:
+        """The URL of each object that the store lists, by its path; both are the same where URLs end with paths."""
+        return {url: url for url in self.listed(store, prefix)}
+
     def names(self, store: DataStore, prefix: str) -> list[str]:
         """The names of the objects directly under `prefix`."""
-        return [url.rsplit("/", 1)[1] for url in self.listed(store, prefix)]
+        return [path.rsplit("/", 1)[1] for path in self.placed(store, prefix)]
+
+    def named(self, store: DataStore, prefix: str, name: str) -> str:
+        """The URL of the object of that name."""
+        return next(url for path, url in self.placed(store, prefix).items() if path.endswith("/" + name))
+
+    def shards(self, store: DataStore, prefix: str) -> list[str]:
+        """The URLs of the shards under `prefix`, in order."""
+        return [url for path, url in self.placed(store, prefix).items() if path.endswith(".tar")]
 
     # -- what is written -------------------------------------------------------------------------------------
 
@@ -67,7 +80,7 @@ class FullStoreSuite(DataStoreSuite):
         assert [shard.samples for shard in urls.shards] == [10, 10, 5]
         for url, shard in zip(urls, urls.shards, strict=True):
             content = self.read(store, url)
-            assert url.endswith("/" + shard.name)
+            assert self.named(store, "known", shard.name) == url
             assert shard.size == len(content) == store.open(url).size
             assert shard.sha256 == hashlib.sha256(content).hexdigest()
         copy = pickle.loads(pickle.dumps(urls))  # noqa: S301
@@ -79,10 +92,11 @@ class FullStoreSuite(DataStoreSuite):
         stems = ["shard-000000", "shard-000001"]
         expected = [f"{stem}{end}" for stem in stems for end in (".manifest.json", ".manifest.parquet", ".tar")]
         assert self.names(store, "whole/v1") == [RECORD_NAME, *expected]
-        record = next(url for url in store.list("whole/v1") if url.endswith(RECORD_NAME))
+        record = self.named(store, "whole/v1", RECORD_NAME)
         assert CommitRecord.from_bytes(self.read(store, record)) == urls.record
-        for url, shard in zip(urls, urls.shards, strict=True):
-            manifest = self.read(store, url.removesuffix(".tar") + ".manifest.parquet")
+        for shard in urls.shards:
+            beside = self.named(store, "whole/v1", shard.name.removesuffix(".tar") + ".manifest.parquet")
+            manifest = self.read(store, beside)
             assert shard.manifest is not None
             assert (shard.manifest.size, shard.manifest.sha256) == (
                 len(manifest), hashlib.sha256(manifest).hexdigest()
@@ -200,7 +214,7 @@ class FullStoreSuite(DataStoreSuite):
             results = list(pool.map(write, range(_WRITERS)))
         won = [number for number, result in enumerate(results) if isinstance(result, WrittenShards)]
         assert len(won) == 1
-        urls = [url for url in self.listed(store, "race") if url.endswith(".tar")]
+        urls = self.shards(store, "race")
         assert len(urls) == 3
         self.check_content(store, urls, probes(9, first=100 * won[0]))
 
@@ -297,14 +311,15 @@ class FullStoreSuite(DataStoreSuite):
         """What is listed under a prefix is under that prefix: not beside it, and not what only begins like it."""
         for prefix in ("a", "a/b", "a/b/c", "a-b", "ab", "A", "a b"):
             store.write_shards(dataset_of(probes(1)), prefix=prefix, manifest=False)
-        everything = self.listed(store)
+        everything = self.placed(store)
         assert len(everything) == 14
-        assert {url.rsplit("/", 1)[1] for url in everything} == {RECORD_NAME, "shard-000000.tar"}
+        assert {path.rsplit("/", 1)[1] for path in everything} == {RECORD_NAME, "shard-000000.tar"}
         for prefix, count in (("a", 6), ("a/b", 4), ("a/b/c", 2), ("ab", 2), ("A", 2), ("a b", 2), ("a/", 6), ("b", 0)):
-            found = self.listed(store, prefix)
+            found = self.placed(store, prefix)
             assert len(found) == count, prefix
-            assert set(found) <= set(everything)
-        for url in everything:
+            assert found.items() <= everything.items()
+            assert set(found.values()) == set(self.listed(store, prefix))
+        for url in everything.values():
             assert store.open(url).size > 0
 
     def test_deleting_nothing_is_an_error(self, store: DataStore) -> None:
@@ -320,10 +335,10 @@ class FullStoreSuite(DataStoreSuite):
         store.write_shards(dataset_of(probes(25)), prefix="gone", maxcount=10)
         kept = store.write_shards(dataset_of(probes(4)), prefix="gone/inner")
         beside = store.write_shards(dataset_of(probes(4)), prefix="gone2")
+        others = self.placed(store, "gone/inner") | self.placed(store, "gone2")
+        assert set(others.values()) >= {*kept, *beside}
         store.delete("gone")
-        assert {url.rsplit("/", 1)[0] for url in self.listed(store)} == {
-            url.rsplit("/", 1)[0] for url in (*kept, *beside)
-        }
+        assert self.placed(store) == others
         self.check_content(store, kept, probes(4))
         with pytest.raises(DatasetNotFoundError):
             store.delete("gone")
@@ -360,7 +375,7 @@ class FullStoreSuite(DataStoreSuite):
 
     def check_all_or_nothing(self, store: DataStore, prefix: str, *allowed: list[Probe]) -> list[Probe]:
         """Fail unless under `prefix` is one of these datasets, whole, or (empty) none; which it is."""
-        urls = [url for url in self.listed(store, prefix) if url.endswith(".tar")]
+        urls = self.shards(store, prefix)
         found = list(atdata.Dataset[Probe](urls, store=store)) if urls else []
         assert found in allowed
         return found
@@ -400,7 +415,7 @@ class FullStoreSuite(DataStoreSuite):
             raise AssertionError("it never succeeds")
 
         insist(lambda: faulty.write_shards(dataset_of(samples), prefix="luck", maxcount=6, overwrite=True))
-        urls = [url for url in insist(lambda: list(faulty.list("luck"))) if url.endswith(".tar")]
+        urls = insist(lambda: self.shards(faulty, "luck"))
         assert insist(lambda: list(atdata.Dataset[Probe](urls, store=faulty))) == samples
         assert self.check_all_or_nothing(store, "luck", samples)
 

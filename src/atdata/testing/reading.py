@@ -111,6 +111,10 @@ class ReadOnlyStoreSuite:
         plain = [payload for url in urls for _, payload in self.read_plainly(store, url)]
         assert plain == [atdata.pack(sample) for sample in samples]
 
+    def missing(self, url: str) -> str:
+        """A URL like `url`, of a first shard, where there is nothing."""
+        return url.replace("shard-000000", "shard-000009")
+
     def read(self, store: DataStore, url: str) -> bytes:
         """The whole object at `url`."""
         with contextlib.closing(store.open(url).stream()) as stream:
@@ -258,7 +262,7 @@ class ReadOnlyStoreSuite:
     def test_what_is_not_there_is_not_found(self, store: DataStore) -> None:
         """Opening nothing is DatasetNotFoundError, by itself and out of a dataset."""
         url = self.fill(store, dataset_of(probes(2)), "there", manifest=False)[0]
-        missing = url.replace("shard-000000", "shard-000009")
+        missing = self.missing(url)
         with pytest.raises(DatasetNotFoundError):
             store.open(missing)
         with pytest.raises(DatasetNotFoundError):
