@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import tarfile
 
+import msgspec
 import numpy as np
 import pytest
 from cli_process import flip
 
+import atdata
 from atdata.shards.manifest_file import read_manifest
+
+
+@atdata.packable
+class Blobs:
+    large: bytes
+    small: bytes
 
 
 def problems(answer):
@@ -165,9 +174,8 @@ def test_a_manifest_without_a_record_is_held_against_the_samples(run, dataset, t
     table = manifest.table
     at = table.column_names.index("label")
     lying = table.set_column(at, "label", pa.array(np.zeros(len(table), np.int64)))
-    meta = {"shard_size": manifest.shard_size, "shard_sha256": manifest.shard_sha256, "arrays": manifest._arrays}
     path = dataset / "shard-000001.manifest.parquet"
-    path.write_bytes(to_parquet(Manifest(lying, meta)))
+    path.write_bytes(to_parquet(Manifest(lying, manifest.meta)))
     assert problems(run("verify", dataset, "--json"))[0]["url"] == str(path)
     # A record that does not name the manifest, so that its digest says nothing.
     record = CommitRecord.from_bytes((dataset / "atdata.json").read_bytes())
@@ -175,6 +183,34 @@ def test_a_manifest_without_a_record_is_held_against_the_samples(run, dataset, t
     (dataset / "atdata.json").write_bytes(CommitRecord(record.schema, shards).to_bytes())
     found = problems(run("verify", dataset, "--json"))
     assert ["column 'label'" in p["message"] for p in found] == [True]
+
+
+def test_a_digest_of_a_field_that_is_not_that_of_its_bytes(run, tmp_path):
+    """Also where the record vouches for the manifest: whoever reads that field alone could not."""
+    import pyarrow as pa
+
+    from atdata.shards.manifest import Manifest
+    from atdata.shards.manifest_file import to_parquet
+    from atdata.stores.record import CommitRecord, ManifestInfo
+
+    samples = [Blobs(bytes(40_000), bytes([i])) for i in range(3)]
+    atdata.LocalDiskStore(tmp_path).write_shards(atdata.Dataset.from_samples(samples, Blobs), prefix="v1")
+    assert run("verify", "v1").code == 0
+    folder = tmp_path / "v1"
+    manifest = manifest_of(folder / "shard-000000.tar")
+    at = manifest.table.column_names.index("__sha256__small")
+    digests = manifest.table["__sha256__small"].to_pylist()
+    lying = manifest.table.set_column(at, "__sha256__small", pa.array(digests[1:] + digests[:1], pa.binary(32)))
+    parquet = to_parquet(Manifest(lying, manifest.meta))
+    (folder / "shard-000000.manifest.parquet").write_bytes(parquet)
+    record = CommitRecord.from_bytes((folder / "atdata.json").read_bytes())
+    info = ManifestInfo(len(parquet), hashlib.sha256(parquet).hexdigest())
+    shards = tuple(msgspec.structs.replace(shard, manifest=info) for shard in record.shards)
+    (folder / "atdata.json").write_bytes(CommitRecord(record.schema, shards).to_bytes())
+    found = problems(run("verify", "v1", "--json"))
+    assert [(p["type"], p["key"], p["field"]) for p in found] == [
+        ("ManifestError", f"{i:09d}", "small") for i in range(3)
+    ]  # fmt: skip
 
 
 def test_json_lists_all_and_people_see_some(run, dataset):

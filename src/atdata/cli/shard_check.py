@@ -218,7 +218,7 @@ class ShardCheck:
             for raw in group(walk(StreamSource(open_archive(reader)))):
                 if manifest is None or self._in_place(raw, row, manifest):
                     missed.discard(row)
-                    self._sample(raw, None if manifest is None else manifest.digest(row))
+                    self._sample(raw, row, manifest)
                 row += 1
         except AtdataError as error:
             if error is hashing.failure:  # it is not what was read that is wrong
@@ -259,12 +259,14 @@ class ShardCheck:
             for at in range(first, last):
                 row = int(rows[at])
                 payload = data[starts[at] - base : stops[at] - base]
-                self._sample(RawSample(manifest.keys[row], starts[at], {"msgpack": payload}), manifest.digest(row))
+                self._sample(RawSample(manifest.keys[row], starts[at], {"msgpack": payload}), row, manifest)
 
-    def _sample(self, raw: RawSample, sha256: bytes | None) -> None:
-        if sha256 is not None and hashlib.sha256(raw.parts["msgpack"]).digest() != sha256:
+    def _sample(self, raw: RawSample, row: int, manifest: Manifest | None) -> None:
+        if manifest is not None and hashlib.sha256(raw.parts["msgpack"]).digest() != manifest.digest(row):
             self._wrong(IntegrityError("the sample's bytes are not those that were written (SHA-256 differs)"), raw)
         else:
+            if manifest is not None:
+                self._fields(raw, row, manifest)
             try:
                 self._decode(raw)
             except Exception as error:  # whatever a damaged sample leads to: the others are still to be read
@@ -273,3 +275,14 @@ class ShardCheck:
                 assert self._found.samples is not None
                 self._found.samples += 1
         self._going_on(1)
+
+    def _fields(self, raw: RawSample, row: int, manifest: Manifest) -> None:
+        """What the manifest says of the bytes of single fields, by which they are read without their sample."""
+        for name in (*manifest.array_fields, *manifest.packed_fields):
+            own = manifest.ranges(name)
+            if own is None or not own.checked[row] or own.sizes[row] <= 0:
+                continue
+            begin = int(own.offsets[row]) - raw.offset
+            if hashlib.sha256(raw.parts["msgpack"][begin : begin + int(own.sizes[row])]).digest() != own.digest(row):
+                text = "the manifest's digest of this field is not that of its bytes, which are as they were written"
+                self._wrong(ManifestError(text, field=name), raw)

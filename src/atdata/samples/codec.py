@@ -65,6 +65,7 @@ class Plan:
         self._values = _getter([f.name for f in fields])
         self.dims = self._named_dims()
         self._wire: tuple[Any, Any] | None = None
+        self._raw: Callable[[bytes], Any] | None = None
         # Fields in the data that the class does not have: an error, unless the class is a selection of another's.
         self.ignore_unknown = False
 
@@ -123,6 +124,20 @@ class Plan:
             raise SampleTypeError(f"{path}: {error.message}", field=path) from None
         # One copy, so that whoever makes the samples may reuse the arrays for the next one.
         return b"".join(parts), values, raw, kinds
+
+    def spans(self, payload: bytes) -> list[tuple[int, int]]:
+        """Where the packed value of each field begins and ends in a payload that `encode` made."""
+        if self._raw is None:
+            fields = [(f"f{i}", msgspec.Raw, msgspec.field(name=f.name)) for i, f in enumerate(self.fields)]
+            struct = msgspec.defstruct(self.cls.__name__, fields, kw_only=True, gc=False)
+            self._raw = msgspec.msgpack.Decoder(struct).decode
+        found = []
+        end = len(self._head)
+        for (key, _, _), value in zip(self._write, msgspec.structs.astuple(self._raw(payload)), strict=True):
+            begin = end + len(key)
+            end = begin + memoryview(value).nbytes
+            found.append((begin, end))
+        return found
 
     def _check_dims(self, values: tuple[Any, ...]) -> None:
         sizes: dict[str, int] = {}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,33 +12,91 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from atdata.samples.encode import ArrayKind
-from atdata.shards.manifest import FORMAT, Manifest
+from atdata.shards.manifest import APART, Manifest
 
 __all__ = ["ManifestBuilder"]
 
 
-class ManifestBuilder:
-    """Collects the rows of one shard while it is written."""
+class _Apart:
+    """What is known of one field by itself, of the samples in which it is worth that."""
 
-    def __init__(self, scalars: Sequence[tuple[int, str, pa.DataType]], arrays: Sequence[tuple[int, str]]) -> None:
-        """Both lists say the field's position in a sample's values, and its name."""
-        self._scalars = scalars
-        self._arrays = arrays
+    def __init__(self, number: int, name: str, raw: list[int] | None) -> None:
+        self.number = number
+        self.name = name
+        self.raw = raw  # where the raw elements of arrays begin in the payload
+        self.rows: list[int] = []
+        self.begins: list[int] = []
+        self.sizes: list[int] = []
+        self.digests: list[bytes | None] = []
+
+    def look(self, row: int, payload: memoryview, begin: int, end: int) -> None:
+        """Take note of the packed value that sample `row` has from `begin` to `end`."""
+        if self.raw is not None and self.raw[row] >= 0:
+            begin = self.raw[row]
+        if len(payload) - (end - begin) < APART:
+            return
+        is_none = end - begin == 1 and payload[begin] == _NONE
+        self.rows.append(row)
+        self.begins.append(begin)
+        self.sizes.append(0 if is_none else end - begin)
+        self.digests.append(None if is_none or begin == end else hashlib.sha256(payload[begin:end]).digest())
+
+
+_NONE = 0xC0  # in msgpack
+
+
+class ManifestBuilder:
+    """Collects the rows of one shard while it is written.
+
+    Each of the lists of fields says the field's position in a sample's values, and its name.
+
+    Args:
+        scalars: those whose values stand in the manifest, with the types of their columns.
+        arrays: those of arrays.
+        others: those whose packed values may be pointed at.
+        spans: gives, for a payload, where the packed value of every field begins and ends.
+    """
+
+    def __init__(
+        self,
+        scalars: Sequence[tuple[int, str, pa.DataType]] = (),
+        arrays: Sequence[tuple[int, str]] = (),
+        others: Sequence[tuple[int, str]] = (),
+        spans: Callable[[bytes], list[tuple[int, int]]] | None = None,
+    ) -> None:
+        self._spans = spans
         self._keys: list[str] = []
         self._digests: list[bytes] = []
         self._offsets: list[NDArray[np.int64]] = []
         self._sizes: list[NDArray[np.int64]] = []
+        self._describe(scalars, arrays, others)
+
+    def _describe(
+        self,
+        scalars: Sequence[tuple[int, str, pa.DataType]],
+        arrays: Sequence[tuple[int, str]],
+        others: Sequence[tuple[int, str]],
+    ) -> None:
+        self._scalars = scalars
+        self._arrays = arrays
         self._columns: list[list[Any]] = [[] for _ in scalars]
         self._appends = [(column.append, i) for column, (i, _, _) in zip(self._columns, scalars, strict=True)]
         self._raw: list[list[int]] = [[] for _ in arrays]
         self._kinds: list[list[ArrayKind | None]] = [[] for _ in arrays]
         self._add_arrays = [(raw.append, kinds.append) for raw, kinds in zip(self._raw, self._kinds, strict=True)]
+        self._apart = [_Apart(*field, raw) for field, raw in zip(arrays, self._raw, strict=True)]
+        self._apart += [_Apart(*field, None) for field in others]
+
+    def forget_fields(self) -> None:
+        """From now on, and for what was added already, say nothing of fields."""
+        self._spans = None
+        self._describe((), (), ())
 
     @property
     def fixed_size(self) -> int:
         """Most bytes of a manifest for what it says of columns: names, statistics, pages, dictionaries."""
-        names = [name for _, name, _ in self._scalars] + [name for _, name in self._arrays]
-        columns = 4 + len(self._scalars) + 3 * len(self._arrays)
+        names = [name for _, name, _ in self._scalars] + [field.name for field in self._apart]
+        columns = 4 + len(self._scalars) + 2 * len(self._arrays) + 3 * len(self._apart)
         return 4096 + 512 * columns + 16 * sum(map(len, names)) + 4 * self.most_text
 
     @property
@@ -45,6 +104,11 @@ class ManifestBuilder:
         """Most bytes that a manifest takes for one sample, less its key and its texts."""
         # Offset, size and digest; a number, twice where a dictionary does not pay; offset, dtype and shape of an array.
         return 80 + 16 * len(self._scalars) + 128 * len(self._arrays)
+
+    @property
+    def apart_size(self) -> int:
+        """Most bytes more for a sample of `APART` or more: a digest of each field, and where it lies."""
+        return 56 * len(self._apart)
 
     @property
     def most_text(self) -> int:
@@ -66,21 +130,25 @@ class ManifestBuilder:
             append_raw(at)
             append_kind(kind)
 
-    def locate(
-        self, keys: list[str], offsets: NDArray[np.int64], sizes: NDArray[np.int64], digests: list[bytes]
-    ) -> None:
+    def locate(self, keys: list[str], offsets: NDArray[np.int64], payloads: list[bytes]) -> None:
         """Where samples added before lie, in the same order.
 
         Args:
             keys: the sample's key.
             offsets: where its payload begins in the archive.
-            sizes: the payload's length in bytes.
-            digests: the payload's SHA-256.
+            payloads: the payload.
         """
+        first = len(self._keys)
+        sizes = np.fromiter(map(len, payloads), np.int64, len(payloads))
         self._keys += keys
         self._offsets.append(offsets)
         self._sizes.append(sizes)
-        self._digests += digests
+        self._digests += [hashlib.sha256(payload).digest() for payload in payloads]
+        if self._spans is not None and self._apart:
+            for at in np.flatnonzero(sizes >= APART).tolist():
+                spans, view = self._spans(payloads[at]), memoryview(payloads[at])
+                for field in self._apart:
+                    field.look(first + at, view, *spans[field.number])
 
     def finish(self, shard_size: int, shard_sha256: str) -> Manifest:
         """The manifest of the finished shard."""
@@ -103,8 +171,35 @@ class ManifestBuilder:
                 continue  # structured arrays have no raw elements to point at
             columns[f"__offset__{name}"] = pa.array(at + relative, mask=missing)
             arrays[name] = _uniform(name, kinds, columns)
-        meta = {"format": FORMAT, "shard_size": shard_size, "shard_sha256": shard_sha256, "arrays": arrays}
+        packed = [field.name for field in self._apart if self._add_own(field, at, arrays, columns)]
+        meta = {"shard_size": shard_size, "shard_sha256": shard_sha256, "arrays": arrays, "packed": packed}
         return Manifest(pa.table(columns), meta)
+
+    def _add_own(
+        self, field: _Apart, at: NDArray[np.int64], arrays: dict[str, Any], columns: dict[str, pa.Array]
+    ) -> bool:
+        """Add the columns of a field by itself, if there is anything in them; whether it is one of packed values."""
+        name, count = field.name, len(at)
+        if name in columns and not pa.types.is_timestamp(columns[name].type):
+            return False  # its values stand in the manifest as they are
+        entries = range(len(field.rows))
+        if name not in arrays and field.raw is not None:  # with structured arrays; others beside them are left out
+            entries = [i for i in entries if field.raw[field.rows[i]] < 0]  # type: ignore[assignment]
+        digests: list[bytes | None] = [None] * count
+        begins, sizes = np.zeros(count, np.int64), np.full(count, -1, np.int64)
+        for i in entries:
+            row = field.rows[i]
+            digests[row], begins[row], sizes[row] = field.digests[i], field.begins[i], field.sizes[i]
+        if name in arrays:
+            if any(digests):
+                columns[f"__sha256__{name}"] = pa.array(digests, pa.binary(32))
+            return False
+        if not any(digests):
+            return False
+        columns[f"__offset__{name}"] = pa.array(at + begins, mask=sizes <= 0)
+        columns[f"__size__{name}"] = pa.array(sizes, mask=sizes < 0)
+        columns[f"__sha256__{name}"] = pa.array(digests, pa.binary(32))
+        return True
 
 
 def _uniform(name: str, kinds: list[ArrayKind | None], columns: dict[str, pa.Array]) -> dict[str, Any] | None:

@@ -6,7 +6,7 @@ import contextlib
 import json
 import math
 from collections.abc import Iterator
-from typing import Annotated, Any, TypedDict
+from typing import Annotated, Any, NotRequired, TypedDict
 
 import msgspec
 import numpy as np
@@ -15,7 +15,6 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from atdata.errors import ManifestError
-from atdata.samples.arrays import array_header, parse_header
 from atdata.shards.manifest import FORMAT, Manifest
 from atdata.shards.tar import BLOCK
 
@@ -26,20 +25,14 @@ _RESERVED = ("__key__", "__offset__", "__size__", "__sha256__")
 
 def to_parquet(manifest: Manifest) -> bytes:
     """The manifest as a Parquet file; the same manifest gives the same bytes."""
-    meta = {
-        "format": FORMAT,
-        "shard_size": manifest.shard_size,
-        "shard_sha256": manifest.shard_sha256,
-        "arrays": manifest._arrays,
-    }
-    table = manifest.table.replace_schema_metadata({"atdata": json.dumps(meta, sort_keys=True)})
+    table = manifest.table.replace_schema_metadata({"atdata": json.dumps(manifest.meta, sort_keys=True)})
     names = table.column_names
     counters = [n for n in names if n.startswith(("__offset__", "__size__"))]
     out = pa.BufferOutputStream()
     pq.write_table(
         table,
         out,
-        compression={n: "none" if n == "__sha256__" else "zstd" for n in names},
+        compression={n: "none" if n.startswith("__sha256__") else "zstd" for n in names},
         use_dictionary=[n for n in names if n not in _RESERVED and not n.startswith("__")] or False,
         column_encoding={"__key__": "DELTA_BYTE_ARRAY", **dict.fromkeys(counters, "DELTA_BINARY_PACKED")},
         write_statistics=True,
@@ -165,6 +158,7 @@ class _Meta(TypedDict):
     shard_size: Annotated[int, msgspec.Meta(ge=0, le=1 << 60)]
     shard_sha256: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
     arrays: dict[str, _ArrayMeta | None]
+    packed: NotRequired[list[str]]
 
 
 _FIXED = {"__key__": pa.string(), "__offset__": pa.int64(), "__size__": pa.int64(), "__sha256__": pa.binary(32)}
@@ -183,6 +177,13 @@ def _check_schema(file: pq.ParquetFile, meta: _Meta) -> None:
         if info is None:
             expected[f"__dtype__{field}"] = pa.string()
             expected[f"__shape__{field}"] = pa.list_(pa.int64())
+    packed = meta.get("packed", [])
+    if len({*packed, *meta["arrays"]}) != len(packed) + len(meta["arrays"]):
+        raise ValueError("it says twice what a field is")
+    for field in packed:
+        expected |= {f"__offset__{field}": pa.int64(), f"__size__{field}": pa.int64()}
+    for field in (*packed, *(name for name in meta["arrays"] if f"__sha256__{name}" in schema.names)):
+        expected[f"__sha256__{field}"] = pa.binary(32)
     for name, kind in expected.items():
         if name not in schema.names:
             raise ValueError(f"it has no column {name!r}")
@@ -214,28 +215,30 @@ def _check(manifest: Manifest) -> None:
         or (offsets > manifest.shard_size - sizes).any()
     ):  # fmt: skip
         raise ValueError("a sample lies outside the shard")
-    for field in manifest.array_fields:
-        column = manifest.array(field)
-        here = column.offsets >= 0
-        if column.dtype is not None and column.shape is not None:
-            need: Any = _bytes_of(column.dtype, column.shape)
+    end = offsets + sizes
+    spans = []
+    for field in (*manifest.array_fields, *manifest.packed_fields):
+        own = manifest.ranges(field)
+        assert own is not None
+        if field in manifest.array_fields:
+            there, what = own.offsets >= 0, "elements of array field"
         else:
-            need = np.zeros(len(here), np.int64)
-            for row in np.flatnonzero(here).tolist():
-                need[row] = _bytes_of(*column.describe(row))
-        end = offsets + sizes
-        if (here & ((column.offsets < offsets) | (column.offsets > end - need))).any():
-            raise ValueError(f"the elements of array field {field!r} lie outside its sample")
+            there, what = own.sizes > 0, "bytes of field"
+            if (there != (own.offsets >= 0)).any() or (own.sizes < -1).any() or (there & ~own.checked).any():
+                raise ValueError(f"a part of what it says of field {field!r} is missing")
+        if (there & ((own.offsets < offsets) | (own.offsets > end - own.sizes))).any():
+            raise ValueError(f"the {what} {field!r} lie outside its sample")
+        spans.append((np.where(there, own.offsets, offsets), np.where(there, own.sizes, 0)))
+    _check_apart(spans)
 
 
-_MAX_BYTES = 1 << 60
-_MAX_SIZELESS = 1 << 20
-
-
-def _bytes_of(dtype: np.dtype[Any], shape: tuple[int, ...]) -> int:
-    """Bytes of an array's elements; ValueError when there can be no such array in a sample."""
-    dtype, shape, _ = parse_header(array_header(dtype, shape))
-    extent = math.prod(dim for dim in shape if dim) * max(dtype.itemsize, 1)
-    if extent > (_MAX_BYTES if dtype.itemsize else _MAX_SIZELESS):
-        raise ValueError(f"an array of shape {shape} is impossible")
-    return math.prod(shape) * dtype.itemsize
+def _check_apart(spans: list[tuple[Any, Any]]) -> None:
+    """Refuse fields that have bytes in common."""
+    if len(spans) < 2:
+        return
+    begins, sizes = (np.stack(part) for part in zip(*spans, strict=True))
+    begins = np.where(sizes > 0, begins, -1)  # what has no bytes is in nobody's way
+    order = np.argsort(begins, axis=0, kind="stable")
+    begins, ends = (np.take_along_axis(part, order, axis=0) for part in (begins, begins + sizes))
+    if (begins[1:] < ends[:-1]).any():
+        raise ValueError("two fields of a sample have bytes in common")

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,7 +16,7 @@ from atdata.samples.dictsample import DictSample
 from atdata.samples.encode import ArrayKind
 from atdata.samples.fields import DateTime, EnumOf, FieldType, LiteralOf, OptionalOf, Primitive
 from atdata.shards import tar
-from atdata.shards.manifest import Manifest
+from atdata.shards.manifest import APART, Manifest
 from atdata.shards.manifest_builder import ManifestBuilder
 
 __all__ = ["Room", "SampleEncoder", "ShardWriter", "check_key", "default_key", "encoder"]
@@ -80,18 +79,25 @@ class SampleEncoder(NamedTuple):
     """How the samples of one type are encoded, and which of their fields a manifest describes."""
 
     encode: Callable[[Any], Encoded]
-    scalars: list[tuple[int, str, pa.DataType]]
-    arrays: list[tuple[int, str]]
+    scalars: Sequence[tuple[int, str, pa.DataType]] = ()
+    arrays: Sequence[tuple[int, str]] = ()
+    others: Sequence[tuple[int, str]] = ()
+    spans: Callable[[bytes], list[tuple[int, int]]] | None = None
+
+    def builder(self) -> ManifestBuilder:
+        """What collects the manifest of one shard."""
+        return ManifestBuilder(self.scalars, self.arrays, self.others, self.spans)
 
 
 def encoder(sample_type: type) -> SampleEncoder:
     """The encoder for a packable class, or for `DictSample` (which takes any mapping)."""
     if issubclass(sample_type, DictSample):
-        return SampleEncoder(_encode_mapping, [], [])
+        return SampleEncoder(_encode_mapping)
     plan = codec.plan(sample_type)
     scalars = [(i, f.name, kind) for i, f in enumerate(plan.fields) if (kind := _column_type(f)) is not None]
     arrays = [(i, f.name) for i, f in enumerate(plan.fields) if f.name in plan.array_fields]
-    return SampleEncoder(plan.encode, scalars, arrays)
+    others = [(i, f.name) for i, f in enumerate(plan.fields) if f.name not in plan.array_fields and _may_be_large(f)]
+    return SampleEncoder(plan.encode, scalars, arrays, others, plan.spans)
 
 
 def _encode_mapping(sample: Any) -> Encoded:
@@ -126,6 +132,14 @@ def _too_large(key: str, size: int, room: int) -> StoreError:
     )
 
 
+def _may_be_large(field: Field) -> bool:
+    """Whether a field is one whose values may take many bytes, or do not stand in manifests as they are."""
+    node: FieldType = field.type.inner if isinstance(field.type, OptionalOf) else field.type
+    if isinstance(node, Primitive):
+        return node.type in (str, bytes)
+    return not isinstance(node, EnumOf | LiteralOf)
+
+
 class ShardWriter:
     """Turns samples into the bytes of one shard.
 
@@ -137,7 +151,7 @@ class ShardWriter:
     def __init__(self, write: Callable[[list[bytes]], None], encoder: SampleEncoder) -> None:
         self._write = write
         self._encode = encoder.encode
-        self._builder = ManifestBuilder(encoder.scalars, encoder.arrays)
+        self._builder = encoder.builder()
         self._keys: set[str] = set()
         # What waits for the next stretch. Headers and digests are made for a whole stretch at once, which costs a
         # fraction of making them one by one.
@@ -181,7 +195,7 @@ class ShardWriter:
         filled, count, full_stretch = self.size, self.samples, self._written + _CHUNK
         beside_full = None if room is None else room.manifest
         beside = 0 if beside_full is None else min(self._builder.fixed_size, beside_full // 2)
-        each, most_text = self._builder.row_size, self._builder.most_text
+        each, apart, most_text = self._builder.row_size, self._builder.apart_size, self._builder.most_text
         for item in samples:
             number, (given, sample) = item
             key = default_key(number) if given is None else check_key(given)
@@ -203,6 +217,7 @@ class ShardWriter:
                     raise _too_large(key, tar.archive_size(size), room.shard)
             if beside_full is not None:
                 beside += each + len(key) + (length if length < most_text else most_text)
+                beside += apart if length >= APART else 0
                 if count and beside > beside_full:
                     return item
             keys.add(key)
@@ -232,8 +247,7 @@ class ShardWriter:
         sizes = np.array(lengths, np.int64)
         taken = np.fromiter(map(len, heads), np.int64, len(heads)) + sizes + -sizes % tar.BLOCK
         ends = self._written + np.cumsum(taken) - -sizes % tar.BLOCK
-        digests = [hashlib.sha256(payload).digest() for payload in payloads]
-        self._builder.locate([name[:-8] for name in self._names], ends - sizes, sizes, digests)
+        self._builder.locate([name[:-8] for name in self._names], ends - sizes, payloads)
         # Large payloads stay as they are: a copy of them would cost as much as writing them.
         self._write(parts if self.size - self._written > _LARGE * len(parts) else [b"".join(parts)])
         payloads.clear()

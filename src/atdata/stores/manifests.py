@@ -7,7 +7,6 @@ import hashlib
 import itertools
 import os
 import uuid
-from array import array
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -29,7 +28,6 @@ from atdata.samples.schema import Schema
 from atdata.shards.compression import compression
 from atdata.shards.grouping import RawSample, group
 from atdata.shards.manifest import Manifest, header_name, manifest_name
-from atdata.shards.manifest_builder import ManifestBuilder
 from atdata.shards.manifest_file import to_header, to_parquet
 from atdata.shards.members import decoder
 from atdata.shards.tar import StreamSource, walk
@@ -131,30 +129,25 @@ def manifest_of(hashing: Hashing, sample_type: type) -> Manifest:
         ShardFormatError: the archive is malformed, or has samples of several members.
         SampleDecodeError: a sample is not of that type.
     """
-    keys, offsets, sizes, digests = [], array("q"), array("q"), []
     described = not issubclass(sample_type, DictSample)
-    encode, scalars, arrays = encoder(sample_type)
+    made = encoder(sample_type)
     decode = decoder(sample_type)
-    builder = ManifestBuilder(scalars, arrays)
+    builder = made.builder()
     for raw in _single(group(walk(StreamSource(hashing.reader())))):
         payload = raw.parts["msgpack"]
-        keys.append(raw.key)
-        offsets.append(raw.offset)
-        sizes.append(len(payload))
-        digests.append(hashlib.sha256(payload).digest())
         sample = decode(raw)
         if described:
             try:
-                again, values, where, kinds = encode(sample)
+                again, values, where, kinds = made.encode(sample)
             except SampleTypeError:  # a class whose `__post_init__` changes what was stored
-                described = False
-                continue
+                again = b""
             # What is encoded to the same bytes has its fields where the encoder says they are.
             described = again == payload
-            builder.add(values, where, kinds)
-    if not described:
-        builder = ManifestBuilder([], [])
-    builder.locate(keys, np.array(offsets, np.int64), np.array(sizes, np.int64), digests)
+            if described:
+                builder.add(values, where, kinds)
+            else:
+                builder.forget_fields()
+        builder.locate([raw.key], np.array([raw.offset], np.int64), [bytes(payload)])
     sha256 = hashing.finish()
     return builder.finish(hashing.size, sha256)
 
