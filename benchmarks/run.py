@@ -30,6 +30,7 @@ SCENARIOS = (
     "queries",
     "versions",
     "index",
+    "proofs",
     "remote",
     "remote_far",
     "remote_memory",

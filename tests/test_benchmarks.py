@@ -42,6 +42,7 @@ def bench(folder: Path, name: str, *options: str) -> dict[str, Any]:
         ("start_up", 1, ["--peers", "none"]),
         ("memory", 3, ["--peers", "none"]),
         ("index", 11, ["--peers", "none"]),
+        ("proofs", 4, ["--peers", "none"]),
         ("queries", 0, ["--peers", "none"]),
         ("versions", 2, ["--peers", "none"]),
         ("remote", 3, ["--peers", "none"]),

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
+import sqlite3
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import cbrrr
+import httpx
 import pytest
-from signed_repositories import COLLECTION, tree
+from signed_repositories import COLLECTION, Key, tree
 
-from atdata.atmosphere import Atmosphere, Identity, Write
+from atdata.atmosphere import Atmosphere, Identity, Record, Write
 from atdata.atmosphere.car import read_car
 from atdata.atmosphere.dagcbor import decode, from_json
 from atdata.atmosphere.proof import prove
 from atdata.atmosphere.xrpc import Xrpc
 from atdata.cid import Link, generate_cid
 from atdata.errors import ProofError
+from atdata.testing import LocalNetwork
 from servers.atproto import SharedNetwork
 
 Login = Callable[..., Atmosphere]
@@ -77,10 +82,11 @@ def test_records_are_proved_as_the_server_shows_them(login: Login) -> None:
     written = client.apply_writes(writes)
     for n, each in enumerate(written):
         proven = prove(proof(client, f"key-{n}"), identity(client), each.uri, since=absent.rev)
-        shown = client.get_record(each.uri)
+        shown = client.get_record(each.uri, proof=False)
         assert shown is not None
         assert proven.value == shown.value == record(n)
         assert proven.cid == shown.cid == each.cid == generate_cid(from_json(proven.value))
+        assert client.get_record(each.uri) == shown
         assert proven.rev > absent.rev
         gone = prove(proof(client, f"key-{n}-"), identity(client), uri(client, f"key-{n}-"))
         assert gone.value is None
@@ -91,6 +97,7 @@ def test_records_are_proved_as_the_server_shows_them(login: Login) -> None:
             assert caught.value.link in ("path", "record")
     client.delete_record(COLLECTION, "key-7")
     assert prove(proof(client, "key-7"), identity(client), uri(client, "key-7")).value is None
+    assert client.get_record(uri(client, "key-7")) is None
 
 
 def test_an_account_s_proof_is_none_of_another_s(login: Login) -> None:
@@ -138,3 +145,81 @@ def test_a_repository_of_5000_records(login: Login) -> None:
     assert len(listed) == 5000
     assert decode(blocks[root.raw])["data"].raw == tree(listed)[0]
     assert cbrrr.decode_dag_cbor(blocks[root.raw])["version"] == 3
+
+
+# -- servers that do not tell the truth --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def alice(own_atproto: LocalNetwork) -> Iterator[Atmosphere]:
+    account = own_atproto.make_account()
+    with Atmosphere.login(
+        account.handle, account.password, pds_url=account.pds, directory=own_atproto.directory, allow_private=True
+    ) as client:
+        yield client
+
+
+@pytest.mark.slow
+def test_a_server_that_changes_a_record_or_goes_back_in_time_is_found_out(
+    own_atproto: LocalNetwork, alice: Atmosphere
+) -> None:
+    first = alice.put_record(COLLECTION, "self", {"$type": COLLECTION, "n": 1})
+    assert alice.get_record(first.uri) is not None
+    (file,) = own_atproto.folder.glob(f"pds0/actors/*/{alice.did}/store.sqlite")
+    with (
+        contextlib.closing(sqlite3.connect(file)) as repository,
+        contextlib.closing(sqlite3.connect(":memory:")) as kept,
+    ):
+        repository.backup(kept)
+        second = alice.put_record(COLLECTION, "self", {"$type": COLLECTION, "n": 2})
+        assert alice.get_record(second.uri) == Record(second.uri, second.cid, {"$type": COLLECTION, "n": 2})
+
+        forged = cbrrr.encode_dag_cbor({"$type": COLLECTION, "n": 3})
+        with repository:
+            repository.execute("UPDATE repo_block SET content = ? WHERE cid = ?", (forged, second.cid))
+        shown = alice.get_record(second.uri, proof=False)
+        assert shown is not None
+        assert shown.value["n"] == 3, "the server shows what was forged"
+        with pytest.raises(ProofError, match="a block that is not what it is called") as caught:
+            alice.get_record(second.uri)
+        assert caught.value.link == "block"
+        assert caught.value.url == str(second.uri)
+
+        kept.backup(repository)
+    with Atmosphere(directory=own_atproto.directory, allow_private=True) as stranger:
+        assert stranger.get_record(second.uri) == Record(first.uri, first.cid, {"$type": COLLECTION, "n": 1})
+    with pytest.raises(ProofError, match="the repository was rolled back: its commit is of revision") as caught:
+        alice.get_record(second.uri)
+    assert caught.value.link == "rollback"
+
+
+@pytest.mark.slow
+def test_a_key_that_was_changed_is_learnt_and_not_believed_before(own_atproto: LocalNetwork, alice: Atmosphere) -> None:
+    """What a client remembers of an account may be old; what the directory says now is what counts."""
+    assert alice.did is not None
+    written = alice.put_record(COLLECTION, "self", {"$type": COLLECTION, "n": 1})
+    secret = int((own_atproto.folder / "pds0" / "rotation-key").read_text(), 16)
+
+    def change_key(multikey: str) -> None:
+        """An operation in the directory (https://web.plc.directory/spec/v0.1/did-plc), by the key for those."""
+        with httpx.Client(base_url=own_atproto.directory, trust_env=False) as directory:
+            log = directory.get(f"/{alice.did}/log/audit").json()
+            last = log[-1]["operation"]
+            operation = {name: value for name, value in last.items() if name != "sig"}
+            operation["verificationMethods"] = {"atproto": f"did:key:{multikey}"}
+            operation["prev"] = log[-1]["cid"]
+            signature = Key("k256", secret).sign(cbrrr.encode_dag_cbor(operation))
+            operation["sig"] = base64.urlsafe_b64encode(signature).decode().rstrip("=")
+            directory.post(f"/{alice.did}", json=operation).raise_for_status()
+
+    old = identity(alice).signing_key
+    with Atmosphere(directory=own_atproto.directory, allow_private=True) as client:
+        assert client.get_record(written.uri) is not None
+        change_key(Key("p256").multikey)
+        assert client.get_record(written.uri) is not None, "what it remembers still fits what the server signed"
+    with Atmosphere(directory=own_atproto.directory, allow_private=True) as client:
+        with pytest.raises(ProofError, match="is not signed as its DID document says") as caught:
+            client.get_record(written.uri)
+        assert caught.value.link == "signature"
+        change_key(old)
+        assert client.get_record(written.uri) is not None, "it asks the directory anew"

@@ -9,12 +9,12 @@ from typing import Any, Self
 
 from atdata.atmosphere import blobs, repository
 from atdata.atmosphere.http import Http
-from atdata.atmosphere.identity import DIRECTORY, Identity, Resolver
+from atdata.atmosphere.identity import DIRECTORY, Identity, Resolver, keep
 from atdata.atmosphere.repository import Record, Write, Written
 from atdata.atmosphere.session import PasswordSession
 from atdata.atmosphere.syntax import AtUri, is_did
 from atdata.atmosphere.xrpc import Auth, Xrpc
-from atdata.errors import LoginError
+from atdata.errors import LoginError, ProofError
 
 __all__ = ["Atmosphere", "Record", "Write", "Written"]
 
@@ -57,6 +57,7 @@ class Atmosphere:
         )
         self.auth = auth
         self.identity = identity
+        self._revisions: dict[str, str] = {}  # of repositories, the latest that was seen
         self._blob_limit: int | None = None
         self._base: str | None = None
 
@@ -126,11 +127,21 @@ class Atmosphere:
 
     # -- records
 
-    def get_record(self, uri: AtUri | str) -> Record | None:
-        """A record, asked for at its account's own server; None where there is none."""
+    def get_record(self, uri: AtUri | str, *, proof: bool = True) -> Record | None:
+        """A record, asked for at its account's own server; None where there is none.
+
+        Args:
+            uri: of the record.
+            proof: whether to have it proved that this is what the account signed, or that it signed no such record;
+                otherwise the server is taken at its word.
+
+        Raises:
+            ProofError: what the server gives is not what the account signed, or older than what it gave before.
+        """
         uri = AtUri.parse(uri) if isinstance(uri, str) else uri
         did = self._did_of(uri.authority)
-        return repository.read_record(self._reading(did), uri._replace(authority=did))
+        uri = uri._replace(authority=did)
+        return self._proved(uri) if proof else repository.read_record(self._reading(did), uri)
 
     def list_records(self, actor: str, collection: str, *, reverse: bool = False) -> Iterator[Record]:
         """The records of one collection of an account, as its server lists them; asked for page by page.
@@ -208,6 +219,24 @@ class Atmosphere:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _proved(self, uri: AtUri) -> Record | None:
+        did = uri.authority
+        since = self._revisions.get(did)  # before it is asked for: other threads may see newer ones meanwhile
+        identity = self.resolver.resolve(did, handle=False)
+        try:
+            proven = repository.prove_record(self._reading(did), identity, uri, since)
+        except ProofError as error:
+            if error.link != "signature":
+                raise
+            now = self.resolver.resolve(did, handle=False, fresh=True)
+            if now.signing_key == identity.signing_key:
+                raise
+            proven = repository.prove_record(self._reading(did), now, uri, since)
+        if proven is None:
+            return None
+        keep(self._revisions, did, max(proven.rev, self._revisions.get(did, "")))
+        return None if proven.value is None else Record(uri, proven.cid or "", proven.value)
 
     def _did_of(self, actor: str) -> str:
         return actor if is_did(actor) else self.resolver.resolve(actor).did

@@ -18,7 +18,7 @@ from atdata.errors import AtmosphereError, IdentityError, UnreachableError
 if TYPE_CHECKING:
     import dns.resolver
 
-__all__ = ["DIRECTORY", "Identity", "Resolver"]
+__all__ = ["DIRECTORY", "Identity", "Resolver", "keep"]
 
 DIRECTORY = "https://plc.directory"
 _TTL = 600.0
@@ -134,7 +134,7 @@ class Resolver:
             did = self._by_dns(handle) or self._by_web(handle)
         if not is_did(did):
             raise IdentityError(f"the handle {handle} leads to {shown(did)}, which is no DID")
-        _keep(self._handles, handle, (time.monotonic() + self.ttl, did))
+        keep(self._handles, handle, (time.monotonic() + self.ttl, did))
         return did
 
     def _by_server(self, handle: str, server: str) -> str:
@@ -195,7 +195,7 @@ class Resolver:
         if answer.status != 200:
             raise UnreachableError(f"the document of {did} cannot be had: the server answers {answer.status}", url=url)
         document = _read(did, _json(answer.body), url, self.http.allow_private)
-        _keep(self._documents, did, (time.monotonic() + self.ttl, document))
+        keep(self._documents, did, (time.monotonic() + self.ttl, document))
         return document
 
     def _document_url(self, did: str) -> str:
@@ -267,7 +267,8 @@ def _json(body: bytes) -> Any:
         return None
 
 
-def _keep(kept: dict[str, Any], name: str, value: Any) -> None:
+def keep(kept: dict[str, Any], name: str, value: Any) -> None:
+    """Put `value` into `kept`, and let the oldest go where they are too many."""
     while len(kept) >= _MOST_KEPT:
         kept.pop(next(iter(kept)), None)
     kept[name] = value

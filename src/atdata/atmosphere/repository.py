@@ -13,11 +13,23 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import EllipsisType
 from typing import Any, Literal, NamedTuple
 
+from atdata.atmosphere.car import MAX_CAR
+from atdata.atmosphere.proof import Account, Proven, prove
 from atdata.atmosphere.syntax import AtUri, is_nsid, is_rkey, shown, tid_at
 from atdata.atmosphere.xrpc import Xrpc
 from atdata.errors import AddressError, AtmosphereError, SwapError, UnreachableError, XrpcError
 
-__all__ = ["Record", "Write", "Written", "apply_writes", "delete_record", "list_records", "put_record", "read_record"]
+__all__ = [
+    "Record",
+    "Write",
+    "Written",
+    "apply_writes",
+    "delete_record",
+    "list_records",
+    "prove_record",
+    "put_record",
+    "read_record",
+]
 
 PAGE = 100
 MOST_WRITES = 200  # in one call; the reference PDS takes no more
@@ -78,6 +90,28 @@ def read_record(server: Xrpc, uri: AtUri) -> Record | None:
             return None
         raise
     return _record(found, uri.authority, uri.collection, server)
+
+
+def prove_record(server: Xrpc, account: Account, uri: AtUri, since: str | None = None) -> Proven | None:
+    """The record with the proof that its account signed it, or signed none; None where the server only says so.
+
+    Args:
+        server: the account's.
+        account: with the key that signs its repository.
+        uri: of the record.
+        since: a revision of the repository that was seen before.
+
+    Raises:
+        ProofError: the proof does not hold; see `atdata.atmosphere.proof.prove`.
+    """
+    params = {"did": uri.authority, "collection": uri.collection, "rkey": uri.rkey}
+    try:
+        car = server.query_bytes("com.atproto.sync.getRecord", params, limit=MAX_CAR)
+    except XrpcError as error:
+        if error.error == "RecordNotFound":
+            return None
+        raise
+    return prove(car, account, uri, since=since)
 
 
 def list_records(server: Xrpc, did: str, collection: str, *, reverse: bool = False) -> Iterator[Record]:
