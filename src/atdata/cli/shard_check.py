@@ -126,7 +126,7 @@ class ShardCheck:
                 self._found.samples = 0
                 self._samples(file, hashing, manifest)
             sha256 = hashing.finish()
-        if self._info is not None and sha256 != self._info.sha256:
+        if self._ref.digest not in (None, sha256):
             wrong = IntegrityError("the shard's bytes are not those that were written (SHA-256 differs)")
             self._found.problems.insert(here, Problem.of(wrong, self._url))
         if self._info is None and manifest is not None and manifest.shard_sha256 != sha256:
@@ -135,7 +135,7 @@ class ShardCheck:
                 "damaged, or the manifest belongs to another"
             )
             self._found.problems.insert(here, Problem.of(wrong, self._url))
-        if manifest is None and self._info is None:
+        if manifest is None and self._ref.digest is None:
             self._found.notes.append(f"{self._name}: no digest is recorded for it; only its structure can be checked")
         if manifest is not None and not self._pinned and not self._fast and not self._found.problems:
             self._columns(file, manifest)

@@ -247,7 +247,7 @@ class Access:
         return self._mapped(ref, file, manifest, whole)
 
     def _mapped(self, ref: ShardRef, file: LocalObject, manifest: Manifest | None, whole: bool) -> Opened:
-        expected = ref.info.sha256 if ref.info else manifest.shard_sha256 if manifest else None
+        expected = ref.digest or (manifest.shard_sha256 if manifest else None)
         state = checks.state_of(file.stat)
         checked = expected is None or self._verify == "never"
         if not checked and expected is not None and self._verify == "first":
@@ -266,7 +266,7 @@ class Access:
 
     def _far(self, ref: ShardRef, file: StoredObject) -> Opened:
         """A shard on a server: by ranges with a manifest, else whole where its digest is known, else as a stream."""
-        expected = None if ref.info is None else ref.info.sha256
+        expected = ref.digest
         if self._cache is not None and expected is not None:
             return self._cached(self._cache, ref, file, expected)
         self._check_size(ref, file.size)
@@ -327,6 +327,8 @@ class Access:
 
     def _beside(self, ref: ShardRef, size: int, read: Callable[..., M | None]) -> M | None:
         """What is read of the manifest beside a shard of that size; None where there is none."""
+        if ref.info is None and ref.sha256 is not None:
+            return None  # nobody vouches for one: what it says could be anything
         shard = self._opening.address(ref.url)
         name = manifest_name(shard.rpartition("/")[2])
         info = None if ref.info is None else ref.info.manifest
@@ -399,6 +401,8 @@ class Access:
 
     def _seekable(self, number: int) -> bool:
         ref = self.refs[number]
+        if ref.info is None and ref.sha256 is not None and self._path(number) is None:
+            return False  # it would be brought whole to be counted, and so would all others
         if ref.info is None:
             return not isinstance(self._open(number).shard, StreamShard)
         # Without a manifest or a cache, a shard on a server would be brought whole for every sample.

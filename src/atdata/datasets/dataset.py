@@ -243,8 +243,8 @@ class Dataset(Generic[T]):
         """
         if self._located is None:
             return f"memory:{self._stored_type.__name__}"
-        streamed = self.cid is not None or self._shards().streamed
-        counts = None if streamed else [self._shards().count(n) for n in range(len(self._located.shards))]
+        told = self._shards().streamed or all(ref.digest is not None for ref in self._located.shards)
+        counts = None if told else [self._shards().count(n) for n in range(len(self._located.shards))]
         return dataset_digest(self._located, counts)
 
     @property

@@ -23,6 +23,7 @@ from atdata.stores.record import RECORD_NAME, CommitRecord, ShardInfo
 __all__ = ["DataSource", "Located", "ShardRef", "expand_braces", "is_source", "locate"]
 
 _MAX_EXPANSION = 1_000_000
+_MAX_DIGITS = 100
 
 
 @runtime_checkable
@@ -41,10 +42,22 @@ class DataSource(Protocol):
 
 
 class ShardRef(msgspec.Struct, frozen=True):
-    """One shard: where it lies, and what its dataset's commit record says of it."""
+    """One shard: where it lies, and what is known of it.
+
+    Attributes:
+        url: where it lies.
+        info: what its dataset's commit record says of it.
+        sha256: its SHA-256 in hex, where that is all that is known.
+    """
 
     url: str
     info: ShardInfo | None = None
+    sha256: str | None = None
+
+    @property
+    def digest(self) -> str | None:
+        """The SHA-256 that it has to have, where it is known."""
+        return self.sha256 if self.info is None else self.info.sha256
 
 
 class Located(msgspec.Struct, frozen=True):
@@ -256,6 +269,12 @@ def _record_in(folder: Path) -> CommitRecord | None:
         raise StoreError(f"the commit record cannot be read: {error.strerror}", url=str(path)) from None
 
 
+def _number(digits: str, pattern: str) -> int:
+    if len(digits) > _MAX_DIGITS:
+        raise UnsafeNameError(f"a number of {len(digits)} digits is too large for a pattern", url=pattern[:200])
+    return int(digits)
+
+
 _BRACE = re.compile(r"\{([^{}]*)\}")
 _RANGE = re.compile(r"(\d+)\.\.(\d+)")
 
@@ -279,7 +298,9 @@ def expand_braces(pattern: str, limit: int = _MAX_EXPANSION) -> list[str]:
         widths.append(0)
         found = _RANGE.fullmatch(match[1])
         if found:
-            first, last = int(found[1]), int(found[2])
+            first, last = _number(found[1], pattern), _number(found[2], pattern)
+            if abs(last - first) >= limit:  # before it is counted: a range may have more numbers than can be counted
+                raise UnsafeNameError(f"the pattern means more than {limit} names", url=pattern)
             pieces.append(range(first, last + 1) if first <= last else range(first, last - 1, -1))
             widths.append(max(len(found[1]), len(found[2])) if found[1][0] == "0" or found[2][0] == "0" else 0)
         else:

@@ -54,7 +54,7 @@ def dataset_digest(located: Located, counts: Sequence[int] | None) -> str:
     for number, ref in enumerate(located.shards):
         name = ref.url.partition("?")[0].rpartition("/")[2]
         count = "" if counts is None else str(counts[number])
-        lines.append(f"{name}\t{count}\n" if ref.info is None else f"{ref.info.sha256}\n")
+        lines.append(f"{name}\t{count}\n" if ref.digest is None else f"{ref.digest}\n")
     return "shards:" + hashlib.sha256("".join(lines).encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 

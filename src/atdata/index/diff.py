@@ -294,7 +294,7 @@ class _Side:
 
 
 def _identity(ref: ShardRef, found: ShardKeys) -> str:
-    known = ref.info.sha256 if ref.info is not None else found.shard_sha256
+    known = ref.digest or found.shard_sha256
     if known is not None:
         return known
     whole = hashlib.sha256()

@@ -10,7 +10,7 @@ import msgspec
 
 from atdata.datasets.dataset import Dataset
 from atdata.datasets.sources import ShardRef
-from atdata.errors import AtdataError, CatalogError, DatasetError, EntryFormError
+from atdata.errors import AtdataError, CatalogError, DatasetError, EntryFormError, IntegrityError
 from atdata.index.backend import Part
 from atdata.index.details import check_url
 from atdata.shards.compression import open_archive
@@ -46,7 +46,7 @@ def survey(ds: Dataset[Any], advance: Callable[[], None] = lambda: None) -> tupl
     found = []
     for ref in ds.located.shards:
         url = check_url(_address(ref.url, ds.opening))
-        info = ref.info if ref.info is not None else _read(ref.url, ds.opening)
+        info = ref.info if ref.info is not None else _read(ref, ds.opening)
         found.append(ShardRef(url, msgspec.structs.replace(info, name=url.rpartition("/")[2])))
         advance()
     return tuple(found)
@@ -57,8 +57,13 @@ def _address(url: str, opening: Opening) -> str:
     return opening.address(url) if isinstance(opening.store, LocalDiskStore) else url
 
 
-def _read(url: str, opening: Opening) -> ShardInfo:
-    """Read a shard from front to back."""
+def _read(ref: ShardRef, opening: Opening) -> ShardInfo:
+    """Read a shard from front to back.
+
+    Raises:
+        IntegrityError: it has another digest than the one that is known.
+    """
+    url = ref.url
     try:
         with opening.open(url).stream() as stream:
             reading = _Hashing(stream)
@@ -66,6 +71,10 @@ def _read(url: str, opening: Opening) -> ShardInfo:
             while reading.read(1 << 20):  # to the end of the file, wherever that of the archive is
                 pass
         sha256 = reading.sha.hexdigest()
+        if ref.sha256 not in (None, sha256):
+            raise IntegrityError(
+                "the shard's bytes are not those that were written (SHA-256 differs)", expected=ref.sha256, got=sha256
+            )
         manifest = _manifest(url, opening, reading.count, sha256)
     except AtdataError as error:
         error.at(url=url)

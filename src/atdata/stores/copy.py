@@ -63,6 +63,10 @@ class Original(Protocol):
     def info(self) -> ShardInfo | None:
         """Size, number of samples and digests."""
 
+    @property
+    def digest(self) -> str | None:
+        """The SHA-256 that it has to have, where that is known."""
+
 
 class Originals(Protocol):
     """What can be copied: shards and the schema that all of them have. The `located` of a `Dataset` is one."""
@@ -176,7 +180,11 @@ def _names(shards: Sequence[Original], opening: Opening) -> list[str]:
         address = opening.address(shard.url)
         if address.lower().startswith(("http://", "https://")):
             address = urllib.parse.unquote(urllib.parse.urlsplit(address).path)
-        names.append(shard.info.name if shard.info is not None else address.rpartition("/")[2])
+        if shard.info is not None:
+            names.append(shard.info.name)
+        else:  # blobs have no names
+            blob = address.startswith("at://")
+            names.append(f"shard-{len(names):06d}.tar" if blob else address.rpartition("/")[2])
     if len(set(names)) == len(names):
         return names
     if not all(map(_SHARD_NAME.fullmatch, names)):
@@ -258,9 +266,9 @@ class _Work:
         if shard.info is not None:
             info = self._recorded(shard.url, name, shard.info)
         elif _SHARD_NAME.fullmatch(name):
-            info = self._unrecorded(shard.url, name)
+            info = self._unrecorded(shard.url, name, shard.digest)
         else:
-            self._twice(lambda: self._through(shard.url, name, None, None))
+            self._twice(lambda: self._through(shard.url, name, shard.digest, None))
         self._report(0, shards=1)
         return info
 
@@ -274,12 +282,12 @@ class _Work:
         self._header(url, name, info, lambda: self._twice(lambda: self._manifest(beside, written)))
         return msgspec.structs.replace(info, name=name)
 
-    def _unrecorded(self, url: str, name: str) -> ShardInfo:
-        """A shard of which nobody says what it should be, unless it has a manifest."""
-        beside = self._beside(url, manifest_name(url.rpartition("/")[2]))
+    def _unrecorded(self, url: str, name: str, digest: str | None) -> ShardInfo:
+        """A shard of which nobody says what it should be, but perhaps its digest, or a manifest."""
+        beside = None if digest is not None else self._beside(url, manifest_name(url.rpartition("/")[2]))
         data = self._steady(beside)
         manifest = read_manifest(data, url=beside) if data is not None else None
-        expected = None if manifest is None else manifest.shard_sha256
+        expected = digest if manifest is None else manifest.shard_sha256
         size, sha256, samples = self._twice(lambda: self._through(url, name, expected, _count))
         info = ShardInfo(name, size, samples, sha256)
         if manifest is None or data is None:

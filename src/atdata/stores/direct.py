@@ -98,13 +98,21 @@ class DirectReader:
         region: of the bucket.
         keys: gives who asks; None for nobody in particular.
         retries: as obstore takes them.
+        public: see `Transport`.
     """
 
     def __init__(
-        self, base: str, root: str, region: str, keys: Callable[[], Keys] | None, retries: Mapping[str, Any]
+        self,
+        base: str,
+        root: str,
+        region: str,
+        keys: Callable[[], Keys] | None,
+        retries: Mapping[str, Any],
+        *,
+        public: bool = False,
     ) -> None:
         self._base = base
-        self._transport = Transport(root)
+        self._transport = Transport(root, public=public)
         self._folder = urlsplit(root).path + "/"
         self._region = region
         self._keys = keys

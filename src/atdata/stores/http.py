@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 from urllib.parse import quote, urldefrag, urljoin, urlsplit
 
+from atdata.atmosphere.guard import check_url
 from atdata.errors import AccessDeniedError, DatasetNotFoundError, IntegrityError, StoreError
 from atdata.stores.base import StoredObject
 from atdata.stores.transport import AGAIN, AgainError, Clock, Patience, Reply, Transport, retry_after
@@ -46,20 +47,33 @@ def _quoted(address: str) -> str:
 
 
 class Web:
-    """Connections to web servers, kept for the next request."""
+    """Connections to web servers, kept for the next request.
 
-    def __init__(self) -> None:
+    Args:
+        public: connect only to addresses of the public internet, and only by https: for what strangers name.
+    """
+
+    def __init__(self, *, public: bool = False) -> None:
+        self.public = public
         self._transports: dict[str, Transport] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (Web, ())
+        return (_web, (self.public,))
 
     def ask(self, address: str, headers: dict[str, str], clock: Clock) -> Reply:
         """GET an address."""
         parts = urlsplit(address)
         origin = f"{parts.scheme}://{parts.netloc}"
-        transport = self._transports.get(origin) or self._transports.setdefault(origin, Transport(origin))
+        if self.public:
+            check_url(address, allow_private=False)
+        transport = self._transports.get(origin)
+        if transport is None:
+            transport = self._transports.setdefault(origin, Transport(origin, public=self.public))
         return transport.ask("GET", (parts.path or "/") + (f"?{parts.query}" if parts.query else ""), headers, clock)
+
+
+def _web(public: bool) -> Web:
+    return Web(public=public)
 
 
 class HttpObject(StoredObject):

@@ -89,6 +89,17 @@ class S3DataStore(ObjectStore):
             )
         return {**super().__getstate__(), "_hasty": None, "_direct": None}
 
+    @property
+    def endpoint(self) -> str | None:
+        """The web address of the service; None for Amazon's own."""
+        found = _checked_endpoint(self._config())
+        return None if found is None else found.rstrip("/")
+
+    @property
+    def region(self) -> str | None:
+        """The bucket's region, as far as the credentials or the environment say it."""
+        return self._config().get("AWS_REGION")
+
     def read_url(self, url: str) -> str:
         """A presigned https URL, good for a day, that anything can read without credentials."""
         import obstore

@@ -7,6 +7,7 @@ waited for without end. Here a request has a deadline, which bytes that come put
 from __future__ import annotations
 
 import base64
+import contextlib
 import email.utils
 import http.client
 import io
@@ -22,7 +23,8 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self, TypeVar
 from urllib.parse import unquote, urlsplit
 
-from atdata.errors import StoreError
+from atdata.atmosphere.guard import is_public
+from atdata.errors import StoreError, UnsafeUrlError
 
 __all__ = ["AGAIN", "AgainError", "Clock", "Patience", "Reply", "Transport", "retry_after"]
 
@@ -124,9 +126,11 @@ class Transport:
 
     Args:
         origin: `http://host:port` or `https://host`.
+        public: connect only to addresses of the public internet: for a server that a stranger names.
     """
 
-    def __init__(self, origin: str) -> None:
+    def __init__(self, origin: str, *, public: bool = False) -> None:
+        self._public = public
         address = urlsplit(origin)
         self._secure = address.scheme == "https"
         default = 443 if self._secure else 80
@@ -185,6 +189,10 @@ class Transport:
                 made.set_tunnel(self._host, self._port, self._for_proxy())
         else:
             made = http.client.HTTPConnection(host, port, timeout=patience)
+        if self._public and via is None:
+            made._create_connection = _to_public  # type: ignore[attr-defined]
+        elif self._public:
+            _check_public(self._host, self._port)
         connection = _Connection(made, clock)
         try:
             made.connect()
@@ -210,6 +218,36 @@ class Transport:
 
     def __del__(self) -> None:
         self.close()
+
+
+def _to_public(address: tuple[str, int], timeout: float, *_: object) -> socket.socket:
+    """A connection to one of the public addresses of a host; see `socket.create_connection`."""
+    host, port = address
+    found = [str(each[4][0]) for each in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
+    may = [each for each in dict.fromkeys(found) if is_public(each)]
+    if not may:
+        raise _no_public(host, found)
+    for each in may[:-1]:
+        with contextlib.suppress(OSError):
+            return socket.create_connection((each, port), timeout)
+    return socket.create_connection((may[-1], port), timeout)
+
+
+def _check_public(host: str, port: int) -> None:
+    """Look at where a host is that a proxy will connect to; what only the proxy can look up is for it to judge."""
+    try:
+        found = [str(each[4][0]) for each in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
+    except OSError:
+        return
+    if not any(map(is_public, found)):
+        raise _no_public(host, found)
+
+
+def _no_public(host: str, found: list[str]) -> UnsafeUrlError:
+    return UnsafeUrlError(
+        f"{host} leads to {found[0] if found else 'nowhere'}, which is no address of the public internet: a record may "
+        "not have it opened. For a network on this machine, say allow_private=True or ATDATA_ALLOW_PRIVATE=1"
+    )
 
 
 class _Connection:
