@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, Generic, TypedDict, TypeVar, Unpack, over
 import numpy as np
 
 from atdata.datasets import indexing
-from atdata.datasets.access import Access, Verify
+from atdata.datasets.access import Access
 from atdata.datasets.ahead import BUDGET
 from atdata.datasets.editing import Edited
 from atdata.datasets.loader import Loader, Settings
+from atdata.datasets.opener import Verify
 from atdata.datasets.plan import Plan
 from atdata.datasets.query import Field, as_predicate, check
 from atdata.datasets.query_tree import Predicate

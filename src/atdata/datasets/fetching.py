@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atdata.datasets import checks
-from atdata.datasets.access import Access, Opened
+from atdata.datasets.access import Access
 from atdata.datasets.ahead import BUDGET, Ahead, Pool, Task
 from atdata.datasets.columns import Stretch
+from atdata.datasets.opener import Opened
 from atdata.datasets.remote import RemoteShard
 from atdata.datasets.selection import Places
 from atdata.errors import IntegrityError

@@ -9,8 +9,9 @@ from functools import partial
 from typing import NamedTuple
 
 from atdata.datasets import checks
-from atdata.datasets.access import Access, Opened
+from atdata.datasets.access import Access
 from atdata.datasets.ahead import BUDGET, Ahead, Pool, Task
+from atdata.datasets.opener import Opened
 from atdata.datasets.remote import RemoteShard
 from atdata.shards.reader import BufferShard, Shard
 

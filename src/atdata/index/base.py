@@ -13,8 +13,8 @@ from atdata.datasets.sources import Located, ShardRef
 from atdata.samples.schema import Schema
 
 if TYPE_CHECKING:
-    from atdata.datasets.access import Verify
     from atdata.datasets.dataset import Dataset
+    from atdata.datasets.opener import Verify
     from atdata.stores.cache import Cache
 
 __all__ = ["AbstractIndex", "DatasetEntry", "IndexEntry"]

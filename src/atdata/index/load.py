@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, TypeVar, overload
 
-from atdata.datasets.access import Verify
 from atdata.datasets.dataset import Dataset
+from atdata.datasets.opener import Verify
 from atdata.datasets.sources import DataSource, Located, ShardRef, is_source, locate
 from atdata.errors import (
     CatalogError,
