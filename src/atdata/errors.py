@@ -49,6 +49,7 @@ AtdataError
     │   ├── RateLimitError       the server takes no more requests for a while
     │   └── SwapError            somebody else changed the record or repository meanwhile
     ├── UnreachableError         no answer within the deadline
+    ├── OversizeError            an answer or blob with more bytes than may be read
     ├── UnsafeUrlError           a URL that must not be opened (also ValueError)
     ├── RecordError              a record that breaks its lexicon (also ValueError)
     └── ProofError               a record that is not what its account signed
@@ -90,6 +91,7 @@ __all__ = [
     "LensValueError",
     "LoginError",
     "ManifestError",
+    "OversizeError",
     "ProofError",
     "QueryError",
     "RateLimitError",
@@ -438,6 +440,10 @@ class SwapError(XrpcError):
 
 class UnreachableError(AtmosphereError):
     """No answer came within the deadline."""
+
+
+class OversizeError(AtmosphereError):
+    """An answer or a blob has more bytes than may be read."""
 
 
 class UnsafeUrlError(AtmosphereError, ValueError):

@@ -9,14 +9,16 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from atdata.atmosphere.http import Reply
 from atdata.atmosphere.syntax import shown
 from atdata.atmosphere.xrpc import Xrpc
 from atdata.cid import Link
-from atdata.errors import AddressError, AtmosphereError, IntegrityError, UnreachableError
+from atdata.errors import AddressError, AtmosphereError, IntegrityError, OversizeError, UnreachableError
 
 __all__ = ["blob_chunks", "blob_size", "check_cid", "list_blobs", "upload_blob"]
 
 PIECE = 1 << 20
+_GET = "com.atproto.sync.getBlob"
 _TRIES = 4
 
 
@@ -96,62 +98,58 @@ def blob_chunks(server: Xrpc, did: str, cid: str, *, limit: int | None = None) -
         limit: bytes; a blob that is said to be larger is refused before it is read.
 
     Raises:
-        IntegrityError: the bytes are not those of the CID. Told at the end: use nothing before that.
+        IntegrityError: the bytes are not those of the CID. That is known at the end: use nothing before.
+        OversizeError: there are more than `limit` bytes.
         XrpcError: there is no such blob.
     """
-    url = server.url("com.atproto.sync.getBlob", {"did": did, "cid": check_cid(cid)})
+    params = {"did": did, "cid": check_cid(cid)}
+    url = server.url(_GET, params)
     digest, got, tries = hashlib.sha256(), 0, 0
     while True:
+        # Few servers know ranges: what came already may come again.
+        headers = {"range": f"bytes={got}-"} if got else {}
         begun = got
-        try:
-            for chunk in _from(server, did, cid, got, limit, url):
-                got += len(chunk)
-                digest.update(chunk)
-                yield chunk
-            break
-        except UnreachableError as error:
-            tries = 1 if got > begun else tries + 1
-            if tries == _TRIES:
-                raise error.at(offset=got) from None
+        with server.stream(_GET, params, headers) as reply:
+            at = _start(reply, got, url)
+            _within(limit, at + (reply.length or 0), url)
+            try:
+                for chunk in reply.chunks:
+                    end = at + len(chunk)
+                    _within(limit, end, url)
+                    if end > got:
+                        new = chunk[max(0, got - at) :]
+                        got = end
+                        digest.update(new)
+                        yield new
+                    at = end
+                break
+            except UnreachableError as error:
+                tries = 1 if got > begun else tries + 1
+                if tries == _TRIES:
+                    raise error.at(offset=got) from None
     came = str(Link.to_sha256(digest.hexdigest()))
     if came != cid:
-        raise IntegrityError(
-            "the bytes of the blob are not those that its CID names",
-            url=url,
-            expected=cid,
-            got=came,
-        )
+        raise IntegrityError("the bytes of the blob are not those that its CID names", url=url, expected=cid, got=came)
 
 
-def _from(server: Xrpc, did: str, cid: str, start: int, limit: int | None, url: str) -> Iterator[bytes]:
-    """The bytes from `start` on: few servers know ranges, so what came before may come again."""
+def _start(reply: Reply, wished: int, url: str) -> int:
+    """The number of the first byte of an answer."""
+    if reply.status == 200:
+        return 0
+    said = reply.headers.get("content-range", "")
+    if not wished or not said.startswith(f"bytes {wished}-"):
+        raise AtmosphereError("the server gives another part of the blob than it was asked for", url=url)
+    return wished
 
-    def check(size: int) -> None:
-        if limit is not None and size > limit:
-            raise AtmosphereError(f"the blob has {size} bytes, more than the {limit} that may be read", url=url)
 
-    headers = {"range": f"bytes={start}-"} if start else {}
-    with server.stream("com.atproto.sync.getBlob", {"did": did, "cid": cid}, headers) as reply:
-        skip = start
-        if reply.status == 206:
-            if not reply.headers.get("content-range", "").startswith(f"bytes {start}-"):
-                raise AtmosphereError("the server gives another part of the blob than it was asked for", url=url)
-            skip = 0
-        came = start - skip
-        if reply.length is not None:
-            check(came + reply.length)
-        for chunk in reply.chunks:
-            came += len(chunk)
-            check(came)
-            if skip:
-                chunk, skip = chunk[skip:], max(0, skip - len(chunk))
-            if chunk:
-                yield chunk
+def _within(limit: int | None, size: int, url: str) -> None:
+    if limit is not None and size > limit:
+        raise OversizeError(f"the blob has {size} bytes or more, and {limit} are the most that may be read", url=url)
 
 
 def blob_size(server: Xrpc, did: str, cid: str) -> int:
     """The bytes that a blob has, as its server says."""
-    return server.length("com.atproto.sync.getBlob", {"did": did, "cid": check_cid(cid)})
+    return server.length(_GET, {"did": did, "cid": check_cid(cid)})
 
 
 def list_blobs(server: Xrpc, did: str) -> Iterator[str]:

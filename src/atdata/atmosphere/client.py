@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import EllipsisType, TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from atdata.atmosphere import blobs, repository
 from atdata.atmosphere.http import Http
@@ -14,11 +15,13 @@ from atdata.atmosphere.repository import Record, Write, Written
 from atdata.atmosphere.session import PasswordSession
 from atdata.atmosphere.syntax import AtUri, is_did
 from atdata.atmosphere.xrpc import Auth, Xrpc
-from atdata.errors import LoginError, ProofError
+from atdata.errors import LoginError, ProofError, UnreachableError, XrpcError
 
 __all__ = ["Atmosphere", "Record", "Write", "Written"]
 
 _BLOB_LIMIT = 5 << 20  # bytes: the default of the reference PDS, for a server that does not say
+
+T = TypeVar("T")
 
 
 class Atmosphere:
@@ -57,7 +60,9 @@ class Atmosphere:
         )
         self.auth = auth
         self.identity = identity
-        self._revisions: dict[str, str] = {}  # of repositories, the latest that was seen
+        # Of repositories, the latest that was seen: for as long as this client is there. On disk it would outlast the
+        # repair of a repository from a backup, which is no attack, and would have to be told of by hand.
+        self._revisions: dict[str, str] = {}
         self._blob_limit: int | None = None
         self._base: str | None = None
 
@@ -119,7 +124,7 @@ class Atmosphere:
         return f"Atmosphere({(self.handle or self.did or 'anonymous')})"
 
     def __reduce__(self) -> Any:
-        return (_anonymous, (self.directory, self.allow_private, self.resolver.handles_at))
+        return (_anonymous, (self.directory, self.allow_private, self.resolver.handles_at, dict(self._revisions)))
 
     def resolve(self, actor: str) -> Identity:
         """The identity behind a handle, with or without `@`, or a DID; see `Resolver.resolve`."""
@@ -131,17 +136,20 @@ class Atmosphere:
         """A record, asked for at its account's own server; None where there is none.
 
         Args:
-            uri: of the record.
-            proof: whether to have it proved that this is what the account signed, or that it signed no such record;
-                otherwise the server is taken at its word.
+            uri: of the record, by DID or handle.
+            proof: whether to have it proved that this is what the account signed, or that it has no such record; see
+                `proof.prove`. Without, the server is believed.
 
         Raises:
-            ProofError: what the server gives is not what the account signed, or older than what it gave before.
+            ProofError: the proof does not hold, or the repository is older than this client has seen it before.
+            XrpcError: the server does not have the account.
         """
         uri = AtUri.parse(uri) if isinstance(uri, str) else uri
         did = self._did_of(uri.authority)
         uri = uri._replace(authority=did)
-        return self._proved(uri) if proof else repository.read_record(self._reading(did), uri)
+        if not proof:
+            return self._at_home(did, lambda server: repository.read_record(server, uri))
+        return self._at_home(did, lambda server: self._proved(server, uri))
 
     def list_records(self, actor: str, collection: str, *, reverse: bool = False) -> Iterator[Record]:
         """The records of one collection of an account, as its server lists them; asked for page by page.
@@ -152,7 +160,7 @@ class Atmosphere:
             reverse: by ascending keys, instead of descending ones.
         """
         did = self._did_of(actor)
-        return repository.list_records(self._reading(did), did, collection, reverse=reverse)
+        return self._anew(did, lambda server: repository.list_records(server, did, collection, reverse=reverse))
 
     def apply_writes(self, writes: Sequence[Write], *, swap_commit: str | None = None) -> list[Written]:
         """Change many records of the own account; see `repository.apply_writes`."""
@@ -197,16 +205,16 @@ class Atmosphere:
 
     def blob_chunks(self, did: str, cid: str, *, limit: int | None = None) -> Iterator[bytes]:
         """The bytes of a blob as they come, checked at the end; see `blobs.blob_chunks`."""
-        return blobs.blob_chunks(self._reading(did), did, cid, limit=limit)
+        return self._anew(did, lambda server: blobs.blob_chunks(server, did, cid, limit=limit))
 
     def blob_size(self, did: str, cid: str) -> int:
         """The bytes that a blob has, as its server says."""
-        return blobs.blob_size(self._reading(did), did, cid)
+        return self._at_home(did, lambda server: blobs.blob_size(server, did, cid))
 
     def list_blobs(self, actor: str) -> Iterator[str]:
         """The CIDs of the blobs of an account that its records name; asked for page by page."""
         did = self._did_of(actor)
-        return blobs.list_blobs(self._reading(did), did)
+        return self._anew(did, lambda server: blobs.list_blobs(server, did))
 
     def close(self) -> None:
         """Close the connections; they are made anew when needed."""
@@ -220,19 +228,19 @@ class Atmosphere:
     ) -> None:
         self.close()
 
-    def _proved(self, uri: AtUri) -> Record | None:
+    def _proved(self, server: Xrpc, uri: AtUri) -> Record | None:
         did = uri.authority
         since = self._revisions.get(did)  # before it is asked for: other threads may see newer ones meanwhile
-        identity = self.resolver.resolve(did, handle=False)
+        account = self.resolver.resolve(did, handle=False)
         try:
-            proven = repository.prove_record(self._reading(did), identity, uri, since)
+            proven = repository.prove_record(server, account, uri, since)
         except ProofError as error:
             if error.link != "signature":
                 raise
             now = self.resolver.resolve(did, handle=False, fresh=True)
-            if now.signing_key == identity.signing_key:
+            if now.signing_key == account.signing_key:
                 raise
-            proven = repository.prove_record(self._reading(did), now, uri, since)
+            proven = repository.prove_record(server, now, uri, since)
         if proven is None:
             return None
         keep(self._revisions, did, max(proven.rev, self._revisions.get(did, "")))
@@ -247,6 +255,27 @@ class Atmosphere:
             return Xrpc(self._base, self.http)
         return Xrpc(self.resolver.resolve(did, handle=False).pds, self.http)
 
+    def _at_home(self, did: str, ask: Callable[[Xrpc], T]) -> T:
+        """What the account's server answers; where that is not its server any more, the one that is now."""
+        server = self._reading(did)
+        try:
+            return ask(server)
+        except (UnreachableError, XrpcError) as error:
+            # Servers have no one name for an account that is not theirs, or is no more.
+            if isinstance(error, XrpcError) and error.status not in (400, 404):
+                raise
+            self.resolver.forget(did)
+            now = self._reading(did)
+            if now.base == server.base:
+                raise
+            return ask(now)
+
+    def _anew(self, did: str, ask: Callable[[Xrpc], Iterator[T]]) -> Iterator[T]:
+        """The same for what comes one after the other: it is the first that says whether the server has the account."""
+        first, rest = self._at_home(did, lambda server: _begun(ask(server)))
+        yield from first
+        yield from rest
+
     def _writing(self) -> tuple[str, Xrpc]:
         """The own account and its server."""
         if self.auth is None or self.identity is None:
@@ -254,5 +283,11 @@ class Atmosphere:
         return self.auth.did, Xrpc(self._base or self.identity.pds, self.http, self.auth)
 
 
-def _anonymous(directory: str, allow_private: bool, handles_at: str | None) -> Atmosphere:
-    return Atmosphere(directory=directory, allow_private=allow_private, handles_at=handles_at)
+def _anonymous(directory: str, allow_private: bool, handles_at: str | None, seen: dict[str, str]) -> Atmosphere:
+    client = Atmosphere(directory=directory, allow_private=allow_private, handles_at=handles_at)
+    client._revisions = seen
+    return client
+
+
+def _begun(found: Iterator[T]) -> tuple[list[T], Iterator[T]]:
+    return list(itertools.islice(found, 1)), found

@@ -11,9 +11,10 @@ import ipaddress
 import socket
 import ssl
 import time
-from collections.abc import Callable, Iterable, Sequence
+import urllib.request
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from atdata.atmosphere.syntax import shown
 from atdata.errors import AtmosphereError, UnsafeUrlError
@@ -26,9 +27,13 @@ __all__ = ["Clock", "Lookup", "check_url", "guarded_client", "is_public", "needs
 CONNECT = 10.0  # seconds, for one address
 SILENCE = 30.0  # seconds without any byte
 SLOWEST = 64 << 10  # bytes a second; who is slower is waited for until the deadline
+CONNECTIONS = 64
+IDLE = 4.0  # seconds that a connection is kept: servers on Node close it after 5
 
 Lookup = Callable[[str, int], Sequence[tuple[str, int]]]
-"""From a host name and port to the addresses and ports to connect to."""
+"""From a host name and port to the addresses and ports to connect to; OSError where there are none."""
+
+_REMEDY = "For a network on this machine, say allow_private=True or ATDATA_ALLOW_PRIVATE=1"
 
 
 def needs(package: str) -> AtmosphereError:
@@ -72,20 +77,23 @@ def is_public(address: str) -> bool:
 
 
 def check_url(url: str, *, allow_private: bool) -> str:
-    """The URL, if one like it may be opened; the address is looked at when it is connected to.
+    """The URL, if one like it may be opened; the address that it leads to is looked at when it is connected to.
 
     Raises:
         UnsafeUrlError: it is not https (or, where private places are allowed, http), names a user, or makes no sense.
+
+    Example:
+        >>> check_url("https://example.org/data", allow_private=False)
+        'https://example.org/data'
     """
     try:
         parts = urlsplit(url)
         host, _ = parts.hostname, parts.port
     except ValueError as error:
-        raise UnsafeUrlError(f"{shown(url)} is no URL that can be opened: {error}") from None
+        raise UnsafeUrlError(f"{shown(url)} is not opened: it is no URL ({error})") from None
     if parts.scheme == "http" and not allow_private:
         raise UnsafeUrlError(
-            f"{shown(url)} is plain http, which is not opened: anyone on the way could change what comes. For a "
-            "network on this machine, say allow_private=True or ATDATA_ALLOW_PRIVATE=1"
+            f"{shown(url)} is not opened: what comes by plain http may come from anyone on the way. {_REMEDY}"
         )
     if parts.scheme not in ("https", "http"):
         raise UnsafeUrlError(f"{shown(url)} is not opened: only https is")
@@ -95,32 +103,52 @@ def check_url(url: str, *, allow_private: bool) -> str:
 
 
 def guarded_client(*, allow_private: bool, lookup: Lookup | None = None) -> httpx.Client:
-    """An httpx client whose connections are checked; it follows no redirects and sends no cookies or compression."""
+    """An httpx client whose connections are checked. It follows no redirects, and asks for nothing compressed.
+
+    Args:
+        allow_private: whether loopback and private addresses may be connected to.
+        lookup: how names are looked up, instead of the system's way.
+    """
     try:
         import httpcore
         import httpx
     except ImportError:
         raise needs("httpx") from None
 
+    def wait(timeout: float | None, late: type[Exception]) -> float:
+        if not isinstance(timeout, Clock):
+            return SILENCE if timeout is None else timeout
+        left = timeout.left()
+        if left <= 0:
+            raise late("it takes too long")
+        return min(SILENCE, left)
+
     class Stream(httpcore.NetworkStream):
         """A connection that keeps to the clock of the request that it serves."""
 
         def __init__(self, inner: httpcore.NetworkStream) -> None:
             self._inner = inner
+            self._socket: socket.socket = inner.get_extra_info("socket")
 
         def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-            data = self._inner.read(max_bytes, _wait(timeout, httpcore.ReadTimeout))
+            data = self._inner.read(max_bytes, wait(timeout, httpcore.ReadTimeout))
             if isinstance(timeout, Clock):
                 timeout.moved(len(data))
             return data
 
         def write(self, buffer: bytes, timeout: float | None = None) -> None:
-            view = memoryview(buffer)
-            for start in range(0, len(view), 64 << 10):
-                part = view[start : start + (64 << 10)]
-                self._inner.write(part, _wait(timeout, httpcore.WriteTimeout))  # type: ignore[arg-type]
+            left = memoryview(buffer)
+            while left:
+                self._socket.settimeout(wait(timeout, httpcore.WriteTimeout))
+                try:
+                    count = self._socket.send(left)
+                except TimeoutError as error:
+                    raise httpcore.WriteTimeout(str(error)) from error
+                except OSError as error:
+                    raise httpcore.WriteError(str(error)) from error
                 if isinstance(timeout, Clock):
-                    timeout.moved(len(part))
+                    timeout.moved(count)
+                left = left[count:]
 
         def close(self) -> None:
             self._inner.close()
@@ -128,17 +156,15 @@ def guarded_client(*, allow_private: bool, lookup: Lookup | None = None) -> http
         def start_tls(
             self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
         ) -> httpcore.NetworkStream:
-            wait = _wait(timeout, httpcore.ConnectTimeout)
-            return Stream(self._inner.start_tls(ssl_context, server_hostname, wait))
+            return Stream(self._inner.start_tls(ssl_context, server_hostname, wait(timeout, httpcore.ConnectTimeout)))
 
         def get_extra_info(self, info: str) -> Any:
             return self._inner.get_extra_info(info)
 
-    class Backend(httpcore.NetworkBackend):
+    class Direct(httpcore.NetworkBackend):
         """Looks names up, and connects to what may be connected to."""
 
-        def __init__(self) -> None:
-            self._inner = httpcore.SyncBackend()
+        checked = not allow_private
 
         def connect_tcp(
             self,
@@ -150,38 +176,55 @@ def guarded_client(*, allow_private: bool, lookup: Lookup | None = None) -> http
         ) -> httpcore.NetworkStream:
             try:
                 found = (lookup or _addresses)(host, port)
-            except OSError as error:
+            except (OSError, UnicodeError) as error:
                 raise httpcore.ConnectError(f"{host} cannot be looked up: {error}") from error
-            may = [each for each in found if allow_private or is_public(each[0])]
-            if not may:
-                raise UnsafeUrlError(
-                    f"{shown(host)} leads to {found[0][0] if found else 'nowhere'}, which is not an address of the "
-                    "public internet. For a network on this machine, say allow_private=True or ATDATA_ALLOW_PRIVATE=1"
-                )
+            may = _allowed(host, found) if self.checked else found
             for number, (address, at) in enumerate(may, 1):
-                wait = min(CONNECT, _wait(timeout, httpcore.ConnectTimeout))
+                patience = min(CONNECT, wait(timeout, httpcore.ConnectTimeout))
                 try:
-                    return Stream(self._inner.connect_tcp(address, at, wait, local_address, socket_options))
+                    return Stream(
+                        httpcore.SyncBackend().connect_tcp(address, at, patience, local_address, socket_options)
+                    )
                 except (httpcore.ConnectError, httpcore.ConnectTimeout):
                     if number == len(may):
                         raise
-            raise AssertionError
+            raise httpcore.ConnectError(f"{host} has no address")
 
-    class Pool(httpx.BaseTransport):
-        """httpx's way to httpcore, with connections of ours."""
+    class ToProxy(Direct):
+        """Connects to the proxy that the environment names, wherever it is."""
+
+        checked = False
+
+    class Body(httpx.SyncByteStream):
+        def __init__(self, inner: Any) -> None:
+            self._inner = inner
+
+        def __iter__(self) -> Iterator[bytes]:
+            return iter(self._inner)
+
+        def close(self) -> None:
+            self._inner.close()
+
+    class Transport(httpx.BaseTransport):
+        """httpx's way to httpcore, over connections of ours."""
 
         def __init__(self) -> None:
-            self._pool = httpcore.ConnectionPool(
-                ssl_context=httpx.create_ssl_context(),
-                max_connections=64,
-                max_keepalive_connections=32,
-                keepalive_expiry=4.0,  # Node closes what is idle after 5 s
-                network_backend=Backend(),
-            )
+            self._given: dict[str, Any] = {
+                "ssl_context": httpx.create_ssl_context(),
+                "max_connections": CONNECTIONS,
+                "max_keepalive_connections": CONNECTIONS,
+                "keepalive_expiry": IDLE,
+            }
+            self._pools: dict[str | None, Any] = {
+                None: httpcore.ConnectionPool(network_backend=Direct(), **self._given),
+            }
 
         def handle_request(self, request: httpx.Request) -> httpx.Response:
             assert isinstance(request.stream, httpx.SyncByteStream)
-            answer = self._pool.handle_request(
+            proxy = _proxy_for(request.url.scheme, request.url.host)
+            if proxy is not None and not allow_private:
+                _check_behind_proxy(request.url.host, lookup or _addresses)
+            answer = self._pool(proxy).handle_request(
                 httpcore.Request(
                     request.method,
                     httpcore.URL(
@@ -196,39 +239,61 @@ def guarded_client(*, allow_private: bool, lookup: Lookup | None = None) -> http
                 )
             )
             return httpx.Response(
-                answer.status,
-                headers=answer.headers,
-                stream=Body(answer.stream),
-                extensions=answer.extensions,
+                answer.status, headers=answer.headers, stream=Body(answer.stream), extensions=answer.extensions
             )
 
+        def _pool(self, proxy: str | None) -> Any:
+            if proxy is not None and proxy not in self._pools:
+                parts = urlsplit(proxy)
+                user = None if parts.username is None else (unquote(parts.username), unquote(parts.password or ""))
+                self._pools[proxy] = httpcore.HTTPProxy(
+                    f"{parts.scheme}://{parts.hostname}:{parts.port or 80}",
+                    proxy_auth=user,
+                    network_backend=ToProxy(),
+                    **self._given,
+                )
+            return self._pools[proxy]
+
         def close(self) -> None:
-            self._pool.close()
+            for pool in self._pools.values():
+                pool.close()
 
-    class Body(httpx.SyncByteStream):
-        def __init__(self, inner: Any) -> None:
-            self._inner = inner
-
-        def __iter__(self) -> Any:
-            return iter(self._inner)
-
-        def close(self) -> None:
-            self._inner.close()
-
-    client = httpx.Client(transport=Pool(), trust_env=False, follow_redirects=False)
+    client = httpx.Client(transport=Transport(), trust_env=False, follow_redirects=False)
     client.headers = httpx.Headers({"accept": "*/*", "accept-encoding": "identity", "user-agent": "atdata"})
     return client
-
-
-def _wait(timeout: float | None, late: type[Exception]) -> float:
-    if not isinstance(timeout, Clock):
-        return SILENCE if timeout is None else timeout
-    left = timeout.left()
-    if left <= 0:
-        raise late("it takes too long")
-    return min(SILENCE, left)
 
 
 def _addresses(host: str, port: int) -> list[tuple[str, int]]:
     found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     return list(dict.fromkeys((str(each[4][0]), port) for each in found))
+
+
+def _allowed(host: str, found: Sequence[tuple[str, int]]) -> Sequence[tuple[str, int]]:
+    """The addresses of a host that are public."""
+    may = [each for each in found if is_public(each[0])]
+    if found and not may:
+        leads = "" if found[0][0] == host else f" leads to {found[0][0]}, which"
+        raise UnsafeUrlError(f"{shown(host)}{leads} is no address of the public internet, and is not opened. {_REMEDY}")
+    return may
+
+
+def _proxy_for(scheme: str, host: str) -> str | None:
+    """The proxy that the environment names (`HTTPS_PROXY`, `NO_PROXY`), which is not asked for this machine itself."""
+    found = urllib.request.getproxies().get(scheme)
+    if not found or host == "localhost" or urllib.request.proxy_bypass(host):
+        return None
+    try:
+        if ipaddress.ip_address(host).is_loopback:
+            return None
+    except ValueError:
+        pass
+    return found if "://" in found else f"http://{found}"
+
+
+def _check_behind_proxy(host: str, lookup: Lookup) -> None:
+    """A proxy looks names up by itself; what is known here to be private is not asked for."""
+    try:
+        found = lookup(host, 443)
+    except (OSError, UnicodeError):
+        return  # many networks with a proxy know no names of the world
+    _allowed(host, found)

@@ -8,27 +8,31 @@ import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from urllib.parse import urljoin, urlsplit
 
 from atdata.atmosphere.guard import Clock, Lookup, check_url, guarded_client, needs
 from atdata.atmosphere.syntax import shown
-from atdata.errors import AtmosphereError, UnreachableError, UnsafeUrlError
+from atdata.errors import AtmosphereError, OversizeError, UnreachableError, UnsafeUrlError
+from atdata.forks import shared_lock
 
 if TYPE_CHECKING:
     import httpx
 
-__all__ = ["Answer", "Http", "Reply", "retry_wait"]
+__all__ = ["Answer", "Content", "Headers", "Http", "Reply", "retry_wait"]
 
 AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
-_UNTOUCHED = frozenset({425, 429, 503})  # the server says that it did nothing
-TRIES = 5
-SECONDS = 60.0
-_FIRST, _MOST = 0.2, 5.0  # seconds between tries
-_REDIRECTS = 5
-MAX_ANSWER = 32 << 20
+UNTOUCHED = frozenset({425, 429, 503})  # the server says that it did nothing
+REDIRECTS = frozenset({301, 302, 303, 307, 308})
+MOST_REDIRECTS = 5
+ERROR_BODY = 64 << 10  # bytes of an error that are read
+FIRST, MOST = 0.2, 5.0  # seconds between tries, where the server does not say
 
 Headers = Mapping[str, str]
+Content = bytes | Callable[[], Iterable[bytes]]
+T = TypeVar("T", "Answer", "Reply")
+
+_making = shared_lock()
 
 
 class Answer(NamedTuple):
@@ -54,7 +58,7 @@ class Reply(NamedTuple):
         status: its number.
         headers: by lower-case names.
         url: where it comes from, after redirects.
-        chunks: the body, as it comes; an UnreachableError where it is cut.
+        chunks: the body, as it comes; an UnreachableError where it breaks off.
     """
 
     status: int
@@ -72,10 +76,11 @@ class Reply(NamedTuple):
 def retry_wait(headers: Headers) -> float | None:
     """The seconds that a server asks to wait; None when it does not.
 
-    By `Retry-After` (RFC 9110, 10.2.3), or `RateLimit-Reset`, which PDSs give in seconds since the epoch.
+    By `Retry-After` (RFC 9110, 10.2.3), or `RateLimit-Reset`, which PDSs give in seconds since the epoch, and the draft
+    of the IETF in seconds from now.
 
     Example:
-        >>> retry_wait({"retry-after": "3"}), retry_wait({"ratelimit-reset": "0"}), retry_wait({})
+        >>> retry_wait({"retry-after": "3"}), retry_wait({"ratelimit-reset": "1000000001"}), retry_wait({})
         (3.0, 0.0, None)
     """
     after, reset = headers.get("retry-after", ""), headers.get("ratelimit-reset", "")
@@ -88,13 +93,12 @@ def retry_wait(headers: Headers) -> float | None:
             return None
     if reset.isascii() and reset.isdigit():
         at = float(reset[:12])
-        # The draft of the IETF counts seconds from now, PDSs count from the epoch.
-        return max(0.0, at - time.time()) if at > 1e9 or at == 0 else at
+        return max(0.0, at - time.time()) if at > 1e9 else at
     return None
 
 
 class Http:
-    """Requests over connections that are kept; several threads may share one, and forked processes get their own.
+    """Requests over connections that are kept. Threads may share one; forked processes get connections of their own.
 
     Args:
         allow_private: whether plain http, loopback and private addresses may be opened.
@@ -104,7 +108,7 @@ class Http:
     """
 
     def __init__(
-        self, *, allow_private: bool = False, lookup: Lookup | None = None, tries: int = TRIES, seconds: float = SECONDS
+        self, *, allow_private: bool = False, lookup: Lookup | None = None, tries: int = 5, seconds: float = 60.0
     ) -> None:
         self.allow_private = allow_private
         self.tries = tries
@@ -121,9 +125,10 @@ class Http:
         method: str,
         url: str,
         *,
-        headers: Headers | Callable[[], Headers] | None = None,
-        content: bytes | Callable[[], Iterable[bytes]] | None = None,
-        limit: int = MAX_ANSWER,
+        limit: int,
+        headers: Headers | None = None,
+        sign: Callable[[], Headers] | None = None,
+        content: Content | None = None,
         again: bool = True,
         redirects: bool = False,
     ) -> Answer:
@@ -132,58 +137,57 @@ class Http:
         Args:
             method: `GET`, `POST`, ….
             url: where to.
-            headers: besides those that every request has; a function is called for each try.
-            content: the body; a function is called for each try.
             limit: bytes of the answer's body; one that is longer is refused.
+            headers: besides those that every request has.
+            sign: gives, for each try, headers that no other server may see.
+            content: the body, or a function that gives it for each try.
             again: whether the request may be sent again when it may have been carried out already.
-            redirects: whether redirects are followed (never with headers to another origin).
+            redirects: whether redirects are followed.
 
         Raises:
             UnreachableError: no answer, or none that is whole.
             UnsafeUrlError: the URL, or one that it redirects to, must not be opened.
-            AtmosphereError: the answer is too large.
+            OversizeError: the answer is longer than `limit`.
         """
 
         def once(clock: Clock) -> Answer:
-            with self._sent(method, url, headers, content, redirects, clock) as reply:
-                if reply.length is not None and reply.length > limit and method != "HEAD":
-                    raise AtmosphereError(
-                        f"the answer has {reply.length} bytes, more than the {limit} that are read", url=_public(url)
-                    )
-                body = bytearray()
-                for chunk in reply.chunks:
-                    body += chunk
-                    if len(body) > limit:
-                        raise AtmosphereError(f"the answer has more than {limit} bytes", url=_public(url))
-                return Answer(reply.status, reply.headers, bytes(body), reply.url)
+            with self._sent(method, url, headers, sign, content, redirects, clock) as reply:
+                most = limit if reply.status < 300 else ERROR_BODY
+                if reply.status < 300 and method != "HEAD" and (reply.length or 0) > limit:
+                    raise _too_large(limit, url)
+                body = b"".join(_first(reply.chunks, most + 1))
+                if reply.status < 300 and len(body) > limit:
+                    raise _too_large(limit, url)
+                return Answer(reply.status, reply.headers, body, reply.url)
 
-        answer: Answer = self._insist(url, once, again)
-        return answer
+        return self._insist(url, once, again)
 
     @contextmanager
     def stream(
         self,
-        method: str,
         url: str,
         *,
-        headers: Headers | Callable[[], Headers] | None = None,
+        headers: Headers | None = None,
+        sign: Callable[[], Headers] | None = None,
         redirects: bool = False,
     ) -> Iterator[Reply]:
-        """Send a request; its answer's body is read as it comes, inside a `with` statement.
+        """GET something whose body is read as it comes, inside a `with` statement; for the rest, see `ask`.
 
-        What fails before the body begins is tried again; a body that breaks off is an UnreachableError.
+        What fails before the body begins is tried again; a body that breaks off is an UnreachableError. The bodies of
+        errors are read as far as 64 KiB.
         """
         opened: list[Any] = []
 
         def once(clock: Clock) -> Reply:
-            context = self._sent(method, url, headers, None, redirects, clock)
+            context = self._sent("GET", url, headers, sign, None, redirects, clock)
             reply = context.__enter__()
-            if reply.status in AGAIN:
-                with _closing(context):
-                    body = b"".join(_first(reply.chunks, 64 << 10))
-                return Reply(reply.status, reply.headers, reply.url, iter((body,)))
-            opened.append(context)
-            return reply._replace(chunks=_told(reply.chunks, url))
+            if reply.status < 300:
+                opened.append(context)
+                return reply._replace(chunks=_told(reply.chunks, url))
+            try:
+                return reply._replace(chunks=iter(list(_first(reply.chunks, ERROR_BODY))))
+            finally:
+                context.__exit__(None, None, None)
 
         reply = self._insist(url, once, True)
         try:
@@ -202,117 +206,130 @@ class Http:
         if getattr(self, "_client", None) is not None:
             self.close()
 
-    def _insist(self, url: str, once: Callable[[Clock], Any], again: bool) -> Any:
+    def _insist(self, url: str, once: Callable[[Clock], T], again: bool) -> T:
         """One answer, tried as often as makes sense, with growing pauses of which a part is chance."""
         try:
             import httpcore
-            import httpx
         except ImportError:
             raise needs("httpx") from None
         clock = Clock(self.seconds)
         for attempt in range(1, self.tries + 1):
-            answer, wait = None, None
+            answer: T | None = None
+            wait: float | None = None
             try:
                 answer = once(clock)
-                if answer.status not in (AGAIN if again else _UNTOUCHED):
+                if answer.status not in (AGAIN if again else UNTOUCHED):
                     return answer
                 text, wait = f"it answers {answer.status}", retry_wait(answer.headers)
             except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
                 text = str(error) or "no connection in time"
-            except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException, httpx.HTTPError) as error:
+            except _broken() as error:
                 text = str(error) or "no answer in time"
                 if not again:
                     raise UnreachableError(
-                        f"the server cannot be reached: {text}; whether it did what was asked is not known",
-                        url=_public(url),
+                        f"the server gives no answer ({text}), and whether it did what was asked is not known",
+                        url=public(url),
                     ) from error
             if wait is None:
-                wait = min(_MOST, _FIRST * 2 ** (attempt - 1)) * random.uniform(0.5, 1.0)  # noqa: S311
+                wait = min(MOST, FIRST * 2 ** (attempt - 1)) * random.uniform(0.5, 1.0)  # noqa: S311
             if attempt == self.tries or wait > clock.left():
                 break
             time.sleep(wait)
         if answer is not None:
             return answer
-        times = "" if attempt == 1 else f", asked {attempt} times"
-        raise UnreachableError(f"the server cannot be reached{times}: {text}", url=_public(url))
+        times = "" if attempt == 1 else f", also when asked {attempt} times"
+        raise UnreachableError(f"the server cannot be reached{times}: {text}", url=public(url))
 
     @contextmanager
     def _sent(
         self,
         method: str,
         url: str,
-        headers: Headers | Callable[[], Headers] | None,
-        content: bytes | Callable[[], Iterable[bytes]] | None,
+        headers: Headers | None,
+        sign: Callable[[], Headers] | None,
+        content: Content | None,
         redirects: bool,
         clock: Clock,
     ) -> Iterator[Reply]:
         """One try: the reply, where redirects lead."""
         origin = urlsplit(url)[:2]
-        for _ in range(_REDIRECTS + 1):
+        for _ in range(MOST_REDIRECTS + 1):
             check_url(url, allow_private=self.allow_private)
-            sent = dict(headers() if callable(headers) else headers or {})
-            if urlsplit(url)[:2] != origin:
-                sent = {}
-            client = self._own()
-            request = client.build_request(
-                method,
-                url,
-                headers=sent,
-                content=content() if callable(content) else content,
-                extensions={"timeout": {"connect": clock, "read": clock, "write": clock, "pool": self.seconds}},
-            )
-            response = client.send(request, stream=True)
+            sent = dict(headers or {})
+            if sign is not None and urlsplit(url)[:2] == origin:
+                sent.update(sign())
+            response = self._own().send(self._request(method, url, sent, content, clock), stream=True)
             try:
-                location = response.headers.get("location")
-                if not (redirects and location and response.status_code in (301, 302, 303, 307, 308)):
+                location = response.headers.get("location", "")
+                if not (redirects and location and response.status_code in REDIRECTS):
                     found = {name.lower(): value for name, value in response.headers.items()}
                     if found.get("content-encoding", "identity").lower() != "identity":
-                        raise AtmosphereError("the server compresses what it was asked not to", url=_public(url))
+                        raise AtmosphereError("the server compresses what it was asked not to", url=public(url))
                     yield Reply(response.status_code, found, url, response.iter_raw())
                     return
             finally:
                 response.close()
             url = urljoin(url, location)
-        raise UnsafeUrlError("the server redirects in a circle, or too often", url=_public(url))
+        raise UnsafeUrlError("the server redirects in a circle, or too often", url=public(url))
+
+    def _request(self, method: str, url: str, headers: Headers, content: Content | None, clock: Clock) -> httpx.Request:
+        import httpx
+
+        try:
+            return self._own().build_request(
+                method,
+                url,
+                headers=headers,
+                content=content() if callable(content) else content,
+                extensions={"timeout": {"connect": clock, "read": clock, "write": clock, "pool": self.seconds}},
+            )
+        except httpx.InvalidURL as error:
+            raise UnsafeUrlError(f"{public(url)} is not opened: it is no URL ({error})") from None
 
     def _own(self) -> httpx.Client:
-        """This process's client: connections of its parent are the parent's."""
+        """This process's client: the connections of its parent are the parent's."""
         client = self._client
         if client is None or self._pid != os.getpid():
-            client = guarded_client(allow_private=self.allow_private, lookup=self._lookup)
-            self._pid, self._client = os.getpid(), client
+            with _making:
+                if self._client is None or self._pid != os.getpid():
+                    self._client = guarded_client(allow_private=self.allow_private, lookup=self._lookup)
+                    self._pid = os.getpid()
+                client = self._client
         return client
+
+
+def public(url: str) -> str:
+    """A URL for messages, without its query."""
+    return shown(url.partition("?")[0])[1:-1]
 
 
 def _rebuilt(allow_private: bool, tries: int, seconds: float) -> Http:
     return Http(allow_private=allow_private, tries=tries, seconds=seconds)
 
 
-@contextmanager
-def _closing(context: Any) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        context.__exit__(None, None, None)
+def _too_large(limit: int, url: str) -> OversizeError:
+    return OversizeError(f"the answer has more than the {limit} bytes that are read", url=public(url))
+
+
+def _broken() -> tuple[type[Exception], ...]:
+    """What a connection that breaks, or takes too long, raises."""
+    import httpcore
+
+    return httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException, httpcore.ProxyError
 
 
 def _told(chunks: Iterator[bytes], url: str) -> Iterator[bytes]:
-    import httpcore
-
+    """Chunks whose end is told as an error of ours, where it comes too early."""
     try:
         yield from chunks
-    except (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException) as error:
-        raise UnreachableError(f"the answer broke off: {str(error) or 'no byte in time'}", url=_public(url)) from error
+    except _broken() as error:
+        raise UnreachableError(f"the answer breaks off: {str(error) or 'no byte in time'}", url=public(url)) from error
 
 
 def _first(chunks: Iterable[bytes], most: int) -> Iterator[bytes]:
+    """The first so many bytes."""
     for chunk in chunks:
         yield chunk[:most]
         most -= len(chunk)
         if most <= 0:
             return
-
-
-def _public(url: str) -> str:
-    """A URL for messages, without its query."""
-    return shown(url.partition("?")[0])[1:-1]

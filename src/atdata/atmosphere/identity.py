@@ -5,7 +5,6 @@ Specifications: https://atproto.com/specs/handle, https://atproto.com/specs/did.
 
 from __future__ import annotations
 
-import json
 import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import quote, unquote, urlsplit
@@ -13,7 +12,9 @@ from urllib.parse import quote, unquote, urlsplit
 from atdata.atmosphere.guard import check_url, needs
 from atdata.atmosphere.http import Http
 from atdata.atmosphere.syntax import is_did, is_handle, normal_handle, shown
+from atdata.atmosphere.xrpc import parse_json
 from atdata.errors import AtmosphereError, IdentityError, UnreachableError
+from atdata.forks import shared_lock
 
 if TYPE_CHECKING:
     import dns.resolver
@@ -25,6 +26,8 @@ _TTL = 600.0
 _MOST_KEPT = 10_000
 _DOCUMENT = 64 << 10  # bytes
 _DNS_SECONDS = 5.0
+
+_keeping = shared_lock()
 
 
 class Identity(NamedTuple):
@@ -131,7 +134,8 @@ class Resolver:
                 "ATDATA_HANDLES_AT, the URL of a server that knows it"
             )
         else:
-            did = self._by_dns(handle) or self._by_web(handle)
+            did, why = self._by_dns(handle)
+            did = did or self._by_web(handle, why)
         if not is_did(did):
             raise IdentityError(f"the handle {handle} leads to {shown(did)}, which is no DID")
         keep(self._handles, handle, (time.monotonic() + self.ttl, did))
@@ -143,13 +147,13 @@ class Resolver:
         )
         if answer.status in (400, 404):
             raise IdentityError(f"{server} knows no handle {handle}")
-        found = _json(answer.body) if answer.status == 200 else None
+        found = parse_json(answer.body) if answer.status == 200 else None
         if not isinstance(found, dict) or not isinstance(found.get("did"), str):
             raise IdentityError(f"{server} cannot say what the handle {handle} means: it answers {answer.status}")
         return str(found["did"])
 
-    def _by_dns(self, handle: str) -> str | None:
-        """The DID in the TXT record of `_atproto.` before the handle; None where there is none."""
+    def _by_dns(self, handle: str) -> tuple[str, str]:
+        """The DID in the TXT record of `_atproto.` before the handle; "" where there is none, and why."""
         try:
             import dns.exception
             import dns.resolver
@@ -158,26 +162,27 @@ class Resolver:
         try:
             resolver = self._dns or dns.resolver.get_default_resolver()
             answers = resolver.resolve(f"_atproto.{handle}.", "TXT", lifetime=_DNS_SECONDS)
-        except dns.exception.DNSException:
-            return None  # no such record, or no DNS that answers: the web is the other way
+        except (dns.resolver.NXDOMAIN, dns.resolver.NoAnswer):
+            return "", f"there is no DNS record _atproto.{handle}"
+        except dns.exception.DNSException as error:
+            return "", f"the DNS cannot say what _atproto.{handle} is ({type(error).__name__})"
         texts = [b"".join(each.strings) for each in answers]
         dids = {text[4:].decode("ascii", "replace") for text in texts if text.startswith(b"did=")}
         if len(dids) > 1:
             raise IdentityError(f"the DNS names several accounts for the handle {handle}: {', '.join(sorted(dids))}")
-        return dids.pop() if dids else None
+        return (dids.pop(), "") if dids else ("", f"the DNS record _atproto.{handle} names no DID")
 
-    def _by_web(self, handle: str) -> str:
+    def _by_web(self, handle: str, why: str) -> str:
         try:
             answer = self.http.ask("GET", f"https://{handle}/.well-known/atproto-did", limit=8 << 10, redirects=True)
         except UnreachableError as error:
             raise IdentityError(
-                f"the handle {handle} leads nowhere: there is no DNS record _atproto.{handle}, and no web server that "
-                f"answers ({error.message})"
+                f"the handle {handle} leads nowhere: {why}, and no web server answers ({error.message})"
             ) from error
         if answer.status != 200:
             raise IdentityError(
-                f"the handle {handle} leads nowhere: there is no DNS record _atproto.{handle}, and its web server "
-                f"answers {answer.status} for /.well-known/atproto-did"
+                f"the handle {handle} leads nowhere: {why}, and its web server answers {answer.status} for "
+                "/.well-known/atproto-did"
             )
         return answer.body.decode("ascii", "replace").strip()
 
@@ -194,7 +199,7 @@ class Resolver:
             raise IdentityError(f"{did} {gone}", url=url)
         if answer.status != 200:
             raise UnreachableError(f"the document of {did} cannot be had: the server answers {answer.status}", url=url)
-        document = _read(did, _json(answer.body), url, self.http.allow_private)
+        document = _read(did, parse_json(answer.body), url, self.http.allow_private)
         keep(self._documents, did, (time.monotonic() + self.ttl, document))
         return document
 
@@ -260,15 +265,9 @@ def _entry(entries: Any, did: str, name: str) -> dict[str, Any] | None:
     return None
 
 
-def _json(body: bytes) -> Any:
-    try:
-        return json.loads(body)
-    except (ValueError, RecursionError):
-        return None
-
-
 def keep(kept: dict[str, Any], name: str, value: Any) -> None:
-    """Put `value` into `kept`, and let the oldest go where they are too many."""
-    while len(kept) >= _MOST_KEPT:
-        kept.pop(next(iter(kept)), None)
-    kept[name] = value
+    """Put `value` into `kept`, and let the oldest go where they are too many; threads may share it."""
+    with _keeping:
+        while len(kept) >= _MOST_KEPT:
+            del kept[next(iter(kept))]
+        kept[name] = value

@@ -17,7 +17,7 @@ from atdata.atmosphere.car import MAX_CAR
 from atdata.atmosphere.proof import Account, Proven, prove
 from atdata.atmosphere.syntax import AtUri, is_nsid, is_rkey, shown, tid_at
 from atdata.atmosphere.xrpc import Xrpc
-from atdata.errors import AddressError, AtmosphereError, SwapError, UnreachableError, XrpcError
+from atdata.errors import AddressError, AtmosphereError, OversizeError, SwapError, UnreachableError, XrpcError
 
 __all__ = [
     "Record",
@@ -118,13 +118,20 @@ def list_records(server: Xrpc, did: str, collection: str, *, reverse: bool = Fal
     """The records of one collection, by descending keys, or ascending ones with `reverse`; asked for page by page."""
     cursor: Any = ""
     seen: set[str] = set()
+    most = PAGE
     while True:
-        params: dict[str, Any] = {"repo": did, "collection": collection, "limit": PAGE}
+        params: dict[str, Any] = {"repo": did, "collection": collection, "limit": most}
         if reverse:
             params["reverse"] = True
         if cursor:
             params["cursor"] = cursor
-        page = server.query("com.atproto.repo.listRecords", params)
+        try:
+            page = server.query("com.atproto.repo.listRecords", params)
+        except OversizeError:
+            if most == 1:
+                raise
+            most //= 10  # they may be large
+            continue
         records = page.get("records")
         if not isinstance(records, list):
             raise AtmosphereError("the server's list of records makes no sense", url=server.base)

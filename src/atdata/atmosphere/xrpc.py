@@ -13,13 +13,14 @@ from contextlib import contextmanager
 from typing import Any, Protocol
 from urllib.parse import urlencode
 
-from atdata.atmosphere.http import MAX_ANSWER, Answer, Headers, Http, Reply, retry_wait
+from atdata.atmosphere.http import Answer, Content, Headers, Http, Reply, retry_wait
 from atdata.atmosphere.syntax import shown
-from atdata.errors import LoginError, RateLimitError, SwapError, XrpcError
+from atdata.errors import LoginError, RateLimitError, RecordError, SwapError, XrpcError
 
-__all__ = ["Auth", "Params", "Xrpc"]
+__all__ = ["MAX_JSON", "Auth", "Params", "Xrpc", "parse_json"]
 
 Params = Mapping[str, str | int | bool | Iterable[str]]
+MAX_JSON = 16 << 20  # bytes of an answer; as objects they take several times that
 _NAME = re.compile(r"[A-Za-z0-9_]{1,100}", re.ASCII)
 
 
@@ -58,37 +59,42 @@ class Xrpc:
         self.http = http
         self.auth = auth
 
-    def query(self, nsid: str, params: Params | None = None) -> dict[str, Any]:
+    def query(self, nsid: str, params: Params | None = None, *, limit: int = MAX_JSON) -> dict[str, Any]:
         """Call a method that reads, and take its JSON.
+
+        Args:
+            nsid: its name.
+            params: its parameters.
+            limit: bytes of the answer.
 
         Raises:
             XrpcError: the server says no.
             UnreachableError: it says nothing.
+            OversizeError: it says more than `limit` bytes.
         """
-        return self._json(nsid, self._call("GET", nsid, params))
+        return self._json(nsid, self._call("GET", nsid, params, limit=limit))
 
-    def query_bytes(self, nsid: str, params: Params | None = None, *, limit: int = MAX_ANSWER) -> bytes:
+    def query_bytes(self, nsid: str, params: Params | None = None, *, limit: int = MAX_JSON) -> bytes:
         """Call a method that reads, and take the bytes that it gives."""
         return self._call("GET", nsid, params, limit=limit).body
 
-    def procedure(
-        self, nsid: str, body: Mapping[str, Any] | None = None, *, again: bool = False, params: Params | None = None
-    ) -> dict[str, Any]:
+    def procedure(self, nsid: str, body: Mapping[str, Any] | None = None, *, again: bool = False) -> dict[str, Any]:
         """Call a method that changes something.
 
         Args:
             nsid: its name.
             body: its input.
             again: whether it may be called again when it may have been carried out already.
-            params: its parameters.
 
         Raises:
             XrpcError: the server says no.
             UnreachableError: it says nothing; unless `again`, whether it did what was asked is not known then.
+            RecordError: the input is nothing that JSON can say.
         """
-        content = None if body is None else json.dumps(body, ensure_ascii=False, separators=(",", ":")).encode()
-        kind = {} if body is None else {"content-type": "application/json"}
-        return self._json(nsid, self._call("POST", nsid, params, content=content, headers=kind, again=again))
+        if body is None:
+            return self._json(nsid, self._call("POST", nsid, None, again=again))
+        kind = {"content-type": "application/json"}
+        return self._json(nsid, self._call("POST", nsid, None, content=_written(body), headers=kind, again=again))
 
     def upload(
         self, nsid: str, content: Callable[[], Iterable[bytes]], size: int, mime: str, *, again: bool = True
@@ -97,7 +103,7 @@ class Xrpc:
 
         Args:
             nsid: its name.
-            content: the bytes, for each try from the beginning.
+            content: gives the bytes, for each try from the beginning.
             size: how many they are.
             mime: their kind.
             again: whether `content` can be called more than once.
@@ -107,32 +113,20 @@ class Xrpc:
             nsid, self._call("POST", nsid, None, content=content, headers=kind, again=again, once=not again)
         )
 
-    @contextmanager
-    def stream(self, nsid: str, params: Params | None = None, headers: Headers | None = None) -> Iterator[Reply]:
-        """Call a method that reads, inside a `with` statement; its bytes come in chunks."""
-        url = self.url(nsid, params)
-        sent: dict[str, str] = {}
-
-        def carried() -> Headers:
-            return {**(headers or {}), **self._signed("GET", url, sent)}
-
-        for last in (False, True):
-            with self.http.stream("GET", url, headers=carried, redirects=True) as reply:
-                if reply.status in (200, 206):
-                    yield reply
-                    return
-                body = b"".join(reply.chunks) if (reply.length or 0) < 1 << 20 else b""
-            answer = Answer(reply.status, reply.headers, body, reply.url)
-            if last or not self._answered(sent, answer):
-                raise self._error(nsid, answer)
-
     def length(self, nsid: str, params: Params | None = None) -> int:
         """The bytes that a method would give, asked for without them."""
-        answer = self._call("HEAD", nsid, params)
-        said = answer.headers.get("content-length", "")
+        said = self._call("HEAD", nsid, params).headers.get("content-length", "")
         if not (said.isascii() and said.isdigit()):
             raise XrpcError(f"{nsid}: the server does not say how long its answer is", nsid=nsid, url=self.base)
         return int(said)
+
+    @contextmanager
+    def stream(self, nsid: str, params: Params | None = None, headers: Headers | None = None) -> Iterator[Reply]:
+        """Call a method that reads, inside a `with` statement; its bytes come in chunks."""
+        with self.http.stream(self.url(nsid, params), headers=headers, redirects=True) as reply:
+            if reply.status not in (200, 206):
+                raise self._error(nsid, Answer(reply.status, reply.headers, b"".join(reply.chunks), reply.url))
+            yield reply
 
     def url(self, nsid: str, params: Params | None = None) -> str:
         """The URL of a method with its parameters."""
@@ -144,53 +138,42 @@ class Xrpc:
         nsid: str,
         params: Params | None,
         *,
-        content: bytes | Callable[[], Iterable[bytes]] | None = None,
+        content: Content | None = None,
         headers: Headers | None = None,
-        limit: int = MAX_ANSWER,
+        limit: int = MAX_JSON,
         again: bool = True,
         once: bool = False,
     ) -> Answer:
         url = self.url(nsid, params)
-        sent: dict[str, str] = {}
+        sent: Headers = {}
 
-        def carried() -> Headers:
-            return {**(headers or {}), **self._signed(method, url, sent)}
+        def sign() -> Headers:
+            nonlocal sent
+            sent = {} if self.auth is None else self.auth.headers(method, url)
+            return sent
 
-        for _ in range(1 if once else 3):
+        # More than once is for a token that is over, and for a nonce (RFC 9449, 8) that came with that answer.
+        for _ in range(3):
             answer = self.http.ask(
                 method,
                 url,
-                headers=carried,
-                content=content,
                 limit=limit,
+                headers=headers,
+                sign=sign,
+                content=content,
                 again=again,
                 redirects=method != "POST",
             )
+            error = "" if answer.status == 200 else _error_of(answer)[0]
+            fresh = self.auth is not None and self.auth.answered(sent, answer.status, answer.headers, error)
             if answer.status == 200:
-                self._answered(sent, answer)
                 return answer
-            if not self._answered(sent, answer):
+            if not fresh or once:
                 break
         raise self._error(nsid, answer)
 
-    def _signed(self, method: str, url: str, sent: dict[str, str]) -> Headers:
-        sent.clear()
-        if self.auth is not None:
-            sent.update(self.auth.headers(method, url))
-        return sent
-
-    def _answered(self, sent: Headers, answer: Answer) -> bool:
-        if self.auth is None:
-            return False
-        return self.auth.answered(sent, answer.status, answer.headers, _error_of(answer)[0])
-
     def _json(self, nsid: str, answer: Answer) -> dict[str, Any]:
-        if not answer.body:
-            return {}
-        try:
-            found = json.loads(answer.body)
-        except (ValueError, RecursionError):
-            found = None
+        found = parse_json(answer.body) if answer.body else {}
         if not isinstance(found, dict):
             raise XrpcError(
                 f"{nsid}: the server answers with what is no JSON object",
@@ -202,31 +185,42 @@ class Xrpc:
 
     def _error(self, nsid: str, answer: Answer) -> XrpcError | LoginError:
         name, message = _error_of(answer)
-        said = f"{nsid}: the server answers {answer.status} {name}".rstrip() + (f": {message}" if message else "")
         place: dict[str, Any] = {"status": answer.status, "error": name, "nsid": nsid, "url": self.base}
+        colon = f": {message}" if message else ""
         if answer.status == 429:
             wait = retry_wait(answer.headers)
             when = f"for {wait:.0f} s" if wait is not None else "for a while"
             at = None if wait is None else time.time() + wait
-            return RateLimitError(f"{nsid}: the server takes no more requests {when}", retry_at=at, **place)
+            return RateLimitError(f"{nsid}: the server takes no more requests {when}{colon}", retry_at=at, **place)
         if name == "InvalidSwap":
-            return SwapError(f"{nsid}: somebody else changed it meanwhile; read it again: {message}", **place)
+            return SwapError(f"{nsid}: somebody else changed it meanwhile, read it again{colon}", **place)
+        if answer.status == 413:
+            return XrpcError(f"{nsid}: this is more than the server takes (413){colon}", **place)
         if answer.status == 401:
-            return LoginError(
-                f"{nsid}: the server wants a login ({name or 401}); say who you are with Atmosphere.login",
-                url=self.base,
-            )
-        return XrpcError(said, **place)
+            return LoginError(f"{nsid}: the server wants another login ({name or 401}){colon}", url=self.base)
+        return XrpcError(f"{nsid}: the server answers {answer.status} {name}".rstrip() + colon, **place)
+
+
+def parse_json(data: bytes) -> Any:
+    """What JSON says, strictly: no NaN, no surrogates; None where it is none."""
+    import msgspec
+
+    try:
+        return msgspec.json.decode(data)
+    except (msgspec.MsgspecError, RecursionError):
+        return None
+
+
+def _written(body: Mapping[str, Any]) -> bytes:
+    try:
+        return json.dumps(body, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise RecordError(f"a record is to be JSON: {error}") from None
 
 
 def _error_of(answer: Answer) -> tuple[str, str]:
     """Name and message of an error, both a stranger's text."""
-    if answer.status == 200:
-        return "", ""
-    try:
-        found = json.loads(answer.body)
-    except (ValueError, RecursionError):
-        found = None
+    found = parse_json(answer.body)
     if not isinstance(found, dict):
         return "", ""
     name, message = found.get("error"), found.get("message")

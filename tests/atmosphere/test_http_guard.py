@@ -1,0 +1,251 @@
+"""Where requests may lead: nothing that a stranger names is opened unless it is on the public internet, and https."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from atdata.atmosphere.guard import Clock, check_url, is_public
+from atdata.atmosphere.http import Http
+from atdata.errors import UnsafeUrlError
+from servers.rude import RudeServer, TestAuthority
+
+LIMIT = 1 << 20
+
+
+@pytest.fixture
+def open_http() -> Iterator[Http]:
+    """As for a network on this machine."""
+    http = Http(allow_private=True, tries=2)
+    yield http
+    http.close()
+
+
+@pytest.fixture
+def http() -> Iterator[Http]:
+    """As for the world."""
+    http = Http(tries=2)
+    yield http
+    http.close()
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "pipe:cat /etc/passwd",
+        "file:///etc/passwd",
+        "ftp://example.org/a",
+        "gopher://127.0.0.1:6379/_FLUSHALL",
+        "unix:/var/run/docker.sock",
+        "/etc/passwd",
+        "data:text/plain,x",
+        "",
+    ],
+)
+@pytest.mark.parametrize("allow_private", [False, True])
+def test_only_the_web_is_opened(url: str, allow_private: bool) -> None:
+    with pytest.raises(UnsafeUrlError, match="is not opened: only https is"):
+        check_url(url, allow_private=allow_private)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "https://",
+        "https:///path",
+        "https://user:pass@example.org/",
+        "https://user@example.org/",
+        "https://exa mple.org/",
+        "https://example.org/\r\nHost: evil",
+        "https://exämple.org/",
+        "https://example.org\\@evil.org/",
+        "https://example.org/\x00",
+    ],
+)
+def test_urls_that_two_readers_may_read_differently_are_not_opened(url: str) -> None:
+    with pytest.raises(UnsafeUrlError, match="is not opened: it is not of the form https://host/path"):
+        check_url(url, allow_private=True)
+
+
+@pytest.mark.parametrize("url", ["https://[::1", "https://example.org:99999/", "https://example.org:x/"])
+def test_what_is_no_url(url: str) -> None:
+    with pytest.raises(UnsafeUrlError, match="is not opened: it is no URL"):
+        check_url(url, allow_private=True)
+
+
+def test_plain_http_is_for_networks_on_this_machine() -> None:
+    with pytest.raises(UnsafeUrlError, match=r"plain http .* say allow_private=True or ATDATA_ALLOW_PRIVATE=1"):
+        check_url("http://example.org/", allow_private=False)
+    assert check_url("http://example.org/", allow_private=True) == "http://example.org/"
+
+
+PRIVATE = [
+    "127.0.0.1", "127.255.255.254", "10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.169.254", "0.0.0.0", "100.64.0.1",
+    "224.0.0.1", "255.255.255.255", "192.0.2.1", "198.18.0.1", "240.0.0.1",
+    "::1", "::", "fe80::1", "fe80::1%eth0", "fc00::1", "ff02::1", "2001:db8::1",
+    "::ffff:127.0.0.1", "::ffff:169.254.169.254", "::ffff:a00:1", "64:ff9b::7f00:1",
+    "64:ff9b::a9fe:a9fe", "2002:7f00:1::",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("address", PRIVATE)
+def test_private_addresses_in_whatever_dress(address: str) -> None:
+    assert not is_public(address)
+
+
+@pytest.mark.parametrize("address", ["8.8.8.8", "1.1.1.1", "2606:4700::1111", "::ffff:8.8.8.8", "64:ff9b::808:808"])
+def test_public_addresses(address: str) -> None:
+    assert is_public(address)
+
+
+@given(st.ip_addresses(v=4))
+def test_an_address_is_as_public_as_its_ipv6_dress(address: ipaddress.IPv4Address) -> None:
+    assert is_public(f"::ffff:{address}") == is_public(f"64:ff9b::{address}") == is_public(str(address))
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        "127.0.0.1",
+        "localhost",
+        "169.254.169.254",
+        "[::1]",
+        "[::ffff:127.0.0.1]",
+        "0",
+        "0x7f.1",
+        "2130706433",
+        "127.1",
+        "0177.0.0.1",
+    ],
+)
+def test_private_addresses_are_refused_however_they_are_written(http: Http, host: str, rude: RudeServer) -> None:
+    with pytest.raises(UnsafeUrlError, match="is not opened"):
+        http.ask("GET", f"https://{host}:{rude.port}/", limit=LIMIT)
+    assert rude.requests == []
+
+
+def test_what_is_checked_is_the_address_that_is_connected_to(rude: RudeServer) -> None:
+    """A name that leads to a public address when it is asked first, and to this machine afterwards."""
+    answers = iter([[("8.8.8.8", rude.port)], [("127.0.0.1", rude.port)]])
+    asked = []
+
+    def lookup(host: str, port: int) -> list[tuple[str, int]]:
+        asked.append(host)
+        return next(answers)
+
+    assert is_public(lookup("rebinding.example.org", 443)[0][0])
+    http = Http(lookup=lookup, tries=1)
+    with pytest.raises(
+        UnsafeUrlError, match=r"'rebinding\.example\.org' leads to 127\.0\.0\.1, which is no address of the"
+    ):
+        http.ask("GET", "https://rebinding.example.org/", limit=LIMIT)
+    http.close()
+    assert len(asked) == 2
+    assert rude.requests == []
+
+
+def test_of_several_addresses_the_public_ones_are_taken(
+    rude: RudeServer, authority: TestAuthority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority.file))
+    with RudeServer(authority.server("data.example.org")) as server:
+        server.answer("/a", 200, b"hello")
+        public_http({"data.example.org": server.port}, monkeypatch).close()
+        http = Http(lookup=lambda host, port: [("127.0.0.1", rude.port), ("8.8.4.0", port)], tries=1)
+        assert http.ask("GET", "https://data.example.org/a", limit=LIMIT).body == b"hello"
+        http.close()
+    assert rude.requests == []
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+@pytest.mark.parametrize(
+    ("to", "message"),
+    [
+        ("http://169.254.169.254/latest/meta-data/", "plain http"),
+        ("https://169.254.169.254/latest/meta-data/", "no address of the public internet"),
+        ("file:///etc/passwd", "only https is"),
+        ("https://localhost/", "no address of the public internet"),
+    ],
+)
+def test_redirects_lead_nowhere_else(
+    to: str, message: str, status: int, authority: TestAuthority, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From a server on the public internet, as far as the client can tell."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority.file))
+    with RudeServer(authority.server("data.example.org")) as server:
+        server.redirect("/a", to, status)
+        http = public_http({"data.example.org": server.port}, monkeypatch)
+        with pytest.raises(UnsafeUrlError, match=message):
+            http.ask("GET", "https://data.example.org/a", limit=LIMIT, redirects=True)
+        with pytest.raises(UnsafeUrlError, match=message), http.stream("https://data.example.org/a", redirects=True):
+            pass
+        assert http.ask("GET", "https://data.example.org/a", limit=LIMIT).status == status
+        http.close()
+
+
+def public_http(hosts: dict[str, int], monkeypatch: pytest.MonkeyPatch) -> Http:
+    """A client to which these names are on the public internet; the connection is bent to ports of this machine."""
+    numbers = {f"8.8.4.{n}": port for n, port in enumerate(hosts.values())}
+    names = dict(zip(hosts, numbers, strict=True))
+    create = socket.create_connection
+
+    def bent(address: tuple[str, int], *rest: object, **named: object) -> socket.socket:
+        if address[0] in numbers:
+            address = ("127.0.0.1", numbers[address[0]])
+        return create(address, *rest, **named)  # type: ignore[arg-type]
+
+    def lookup(host: str, port: int) -> list[tuple[str, int]]:
+        if host in names:
+            return [(names[host], port)]
+        return [(str(each[4][0]), port) for each in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
+
+    monkeypatch.setattr(socket, "create_connection", bent)
+    return Http(lookup=lookup, tries=2)
+
+
+def test_https_is_checked_against_the_name(authority: TestAuthority, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority.file))
+    with RudeServer(authority.server("data.example.org")) as server:
+        server.answer("/a", 200, b"hello")
+        http = public_http({"data.example.org": server.port, "other.example.org": server.port}, monkeypatch)
+        assert http.ask("GET", "https://data.example.org/a", limit=LIMIT).body == b"hello"
+        with pytest.raises(Exception, match="certificate verify failed"):
+            http.ask("GET", "https://other.example.org/a", limit=LIMIT)
+        http.close()
+
+
+def test_secrets_stay_with_their_server(open_http: Http, rude: RudeServer) -> None:
+    with RudeServer() as other:
+        other.answer("/b", 200, b"there")
+        rude.redirect("/a", other.url("/b"))
+        answer = open_http.ask(
+            "GET",
+            rude.url("/a"),
+            limit=LIMIT,
+            headers={"x-plain": "1"},
+            sign=lambda: {"authorization": "Bearer s"},
+            redirects=True,
+        )
+        assert answer.body == b"there"
+        assert rude.requests[0].headers["authorization"] == "Bearer s"
+        assert "authorization" not in other.requests[0].headers
+        assert other.requests[0].headers["x-plain"] == "1"
+
+
+def test_redirects_in_a_circle_end(open_http: Http, rude: RudeServer) -> None:
+    rude.redirect("/a", rude.url("/a"))
+    with pytest.raises(UnsafeUrlError, match="the server redirects in a circle, or too often"):
+        open_http.ask("GET", rude.url("/a"), limit=LIMIT, redirects=True)
+    assert len(rude.requests) == 6
+
+
+def test_a_clock_gives_slow_bytes_no_more_time_than_they_are_worth() -> None:
+    clock = Clock(10)
+    before = clock.left()
+    clock.moved(64 << 10)
+    assert 0.9 < clock.left() - before <= 1.0
