@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 from hypothesis import given
@@ -16,6 +15,7 @@ from atdata.errors import UnsafeUrlError
 from servers.rude import RudeServer, TestAuthority
 
 LIMIT = 1 << 20
+AsPublic = Callable[[dict[str, int]], Http]
 
 
 @pytest.fixture
@@ -150,12 +150,11 @@ def test_what_is_checked_is_the_address_that_is_connected_to(rude: RudeServer) -
 
 
 def test_of_several_addresses_the_public_ones_are_taken(
-    rude: RudeServer, authority: TestAuthority, monkeypatch: pytest.MonkeyPatch
+    rude: RudeServer, authority: TestAuthority, as_public: AsPublic
 ) -> None:
-    monkeypatch.setenv("SSL_CERT_FILE", str(authority.file))
     with RudeServer(authority.server("data.example.org")) as server:
         server.answer("/a", 200, b"hello")
-        public_http({"data.example.org": server.port}, monkeypatch).close()
+        as_public({"data.example.org": server.port}).close()
         http = Http(lookup=lambda host, port: [("127.0.0.1", rude.port), ("8.8.4.0", port)], tries=1)
         assert http.ask("GET", "https://data.example.org/a", limit=LIMIT).body == b"hello"
         http.close()
@@ -173,13 +172,12 @@ def test_of_several_addresses_the_public_ones_are_taken(
     ],
 )
 def test_redirects_lead_nowhere_else(
-    to: str, message: str, status: int, authority: TestAuthority, monkeypatch: pytest.MonkeyPatch
+    to: str, message: str, status: int, authority: TestAuthority, as_public: AsPublic
 ) -> None:
     """From a server on the public internet, as far as the client can tell."""
-    monkeypatch.setenv("SSL_CERT_FILE", str(authority.file))
     with RudeServer(authority.server("data.example.org")) as server:
         server.redirect("/a", to, status)
-        http = public_http({"data.example.org": server.port}, monkeypatch)
+        http = as_public({"data.example.org": server.port})
         with pytest.raises(UnsafeUrlError, match=message):
             http.ask("GET", "https://data.example.org/a", limit=LIMIT, redirects=True)
         with pytest.raises(UnsafeUrlError, match=message), http.stream("https://data.example.org/a", redirects=True):
@@ -188,31 +186,10 @@ def test_redirects_lead_nowhere_else(
         http.close()
 
 
-def public_http(hosts: dict[str, int], monkeypatch: pytest.MonkeyPatch) -> Http:
-    """A client to which these names are on the public internet; the connection is bent to ports of this machine."""
-    numbers = {f"8.8.4.{n}": port for n, port in enumerate(hosts.values())}
-    names = dict(zip(hosts, numbers, strict=True))
-    create = socket.create_connection
-
-    def bent(address: tuple[str, int], *rest: object, **named: object) -> socket.socket:
-        if address[0] in numbers:
-            address = ("127.0.0.1", numbers[address[0]])
-        return create(address, *rest, **named)  # type: ignore[arg-type]
-
-    def lookup(host: str, port: int) -> list[tuple[str, int]]:
-        if host in names:
-            return [(names[host], port)]
-        return [(str(each[4][0]), port) for each in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
-
-    monkeypatch.setattr(socket, "create_connection", bent)
-    return Http(lookup=lookup, tries=2)
-
-
-def test_https_is_checked_against_the_name(authority: TestAuthority, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SSL_CERT_FILE", str(authority.file))
+def test_https_is_checked_against_the_name(authority: TestAuthority, as_public: AsPublic) -> None:
     with RudeServer(authority.server("data.example.org")) as server:
         server.answer("/a", 200, b"hello")
-        http = public_http({"data.example.org": server.port, "other.example.org": server.port}, monkeypatch)
+        http = as_public({"data.example.org": server.port, "other.example.org": server.port})
         assert http.ask("GET", "https://data.example.org/a", limit=LIMIT).body == b"hello"
         with pytest.raises(Exception, match="certificate verify failed"):
             http.ask("GET", "https://other.example.org/a", limit=LIMIT)

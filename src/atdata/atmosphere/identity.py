@@ -19,13 +19,13 @@ from atdata.forks import shared_lock
 if TYPE_CHECKING:
     import dns.resolver
 
-__all__ = ["DIRECTORY", "Identity", "Resolver", "keep"]
+__all__ = ["DIRECTORY", "Identity", "Resolver", "keep", "read_document"]
 
 DIRECTORY = "https://plc.directory"
 _TTL = 600.0
-_MOST_KEPT = 10_000
+MOST_KEPT = 10_000
 _DOCUMENT = 64 << 10  # bytes
-_DNS_SECONDS = 5.0
+DNS_SECONDS = 5.0
 
 _keeping = shared_lock()
 
@@ -128,7 +128,7 @@ class Resolver:
             return kept[1]
         if self.handles_at is not None:
             did = self._by_server(handle, self.handles_at)
-        elif handle.endswith(".test"):
+        elif handle.endswith(".test") and self._dns is None:
             raise IdentityError(
                 f"the handle {handle} is of a test network, which no DNS knows: say by handles_at=, or "
                 "ATDATA_HANDLES_AT, the URL of a server that knows it"
@@ -161,7 +161,7 @@ class Resolver:
             raise needs("dnspython") from None
         try:
             resolver = self._dns or dns.resolver.get_default_resolver()
-            answers = resolver.resolve(f"_atproto.{handle}.", "TXT", lifetime=_DNS_SECONDS)
+            answers = resolver.resolve(f"_atproto.{handle}.", "TXT", lifetime=DNS_SECONDS)
         except (dns.resolver.NXDOMAIN, dns.resolver.NoAnswer):
             return "", f"there is no DNS record _atproto.{handle}"
         except dns.exception.DNSException as error:
@@ -199,7 +199,7 @@ class Resolver:
             raise IdentityError(f"{did} {gone}", url=url)
         if answer.status != 200:
             raise UnreachableError(f"the document of {did} cannot be had: the server answers {answer.status}", url=url)
-        document = _read(did, parse_json(answer.body), url, self.http.allow_private)
+        document = read_document(did, parse_json(answer.body), url, allow_private=self.http.allow_private)
         keep(self._documents, did, (time.monotonic() + self.ttl, document))
         return document
 
@@ -224,7 +224,7 @@ class _Document(NamedTuple):
     key: str
 
 
-def _read(did: str, document: Any, url: str, allow_private: bool) -> _Document:
+def read_document(did: str, document: Any, url: str, *, allow_private: bool) -> _Document:
     """What a DID document says of an account."""
 
     def wrong(what: str) -> IdentityError:
@@ -268,6 +268,6 @@ def _entry(entries: Any, did: str, name: str) -> dict[str, Any] | None:
 def keep(kept: dict[str, Any], name: str, value: Any) -> None:
     """Put `value` into `kept`, and let the oldest go where they are too many; threads may share it."""
     with _keeping:
-        while len(kept) >= _MOST_KEPT:
+        while len(kept) >= MOST_KEPT:
             del kept[next(iter(kept))]
         kept[name] = value
