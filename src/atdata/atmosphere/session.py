@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Mapping
 from typing import Any, NamedTuple, Self
 
+from atdata.atmosphere.credentials import Kept
 from atdata.atmosphere.http import Headers, Http
 from atdata.atmosphere.syntax import is_did, shown
 from atdata.atmosphere.xrpc import Xrpc
@@ -37,6 +39,21 @@ class Tokens(NamedTuple):
     def __repr__(self) -> str:
         return f"Tokens(did={self.did!r}, handle={self.handle!r})"
 
+    def dump(self) -> dict[str, str]:
+        """As they are kept."""
+        return {"access": self.access, "refresh": self.refresh}
+
+    @classmethod
+    def load(cls, did: str, handle: str, kept: Mapping[str, str]) -> Self:
+        """From what was kept.
+
+        Raises:
+            LoginError: it is damaged.
+        """
+        if not {"access", "refresh"} <= kept.keys():
+            raise LoginError(f"the saved login of {did} is damaged: run atdata login again")
+        return cls(did, handle, kept["access"], kept["refresh"])
+
 
 class PasswordSession:
     """A session at one server; threads share it, and renew its tokens once.
@@ -45,14 +62,14 @@ class PasswordSession:
         base: the server's URL.
         http: the connections to use.
         tokens: what the login gave.
-        changed: is told of new tokens, to save them.
+        kept: where the login is saved, and renewed for other processes too.
     """
 
-    def __init__(self, base: str, http: Http, tokens: Tokens, changed: Any = None) -> None:
+    def __init__(self, base: str, http: Http, tokens: Tokens, kept: Kept | None = None) -> None:
         self.base = base.rstrip("/")
         self._http = http
         self._tokens = tokens
-        self._changed = changed
+        self._kept = kept
         self._over = False
         self._lock, self._pid = threading.Lock(), os.getpid()
 
@@ -121,24 +138,16 @@ class PasswordSession:
                 raise self._ended()
             if used is not None and used != self._tokens.access:
                 return True
-            try:
-                found = Xrpc(self.base, self._http, _Refresh(self._tokens)).procedure(
-                    "com.atproto.server.refreshSession", again=True
-                )
-            except LoginError:
-                self._over = True
-                raise self._ended() from None
-            except XrpcError as error:
-                if error.error not in _OVER:
-                    raise
-                self._over = True
-                raise self._ended() from None
-            tokens = _taken(found, self.base)
-            if tokens.did != self._tokens.did:
-                raise LoginError("the server gave the session of another account", url=self.base)
-            self._tokens = tokens
-            if self._changed is not None:
-                self._changed(tokens)
+            if self._kept is None:
+                self._tokens = self._renewed()
+                return True
+            with self._kept.turn():
+                saved = Tokens.load(self.did, self.handle, self._kept.load())
+                if saved.access != self._tokens.access:
+                    self._tokens = saved
+                    return True
+                self._tokens = self._renewed()
+                self._kept.save(self._tokens.dump())
             return True
 
     def end(self) -> None:
@@ -150,6 +159,24 @@ class PasswordSession:
                     Xrpc(self.base, self._http, _Refresh(self._tokens)).procedure("com.atproto.server.deleteSession")
                 except (LoginError, XrpcError):
                     return  # it was over already
+
+    def _renewed(self) -> Tokens:
+        try:
+            found = Xrpc(self.base, self._http, _Refresh(self._tokens)).procedure(
+                "com.atproto.server.refreshSession", again=True
+            )
+        except LoginError:
+            self._over = True
+            raise self._ended() from None
+        except XrpcError as error:
+            if error.error not in _OVER:
+                raise
+            self._over = True
+            raise self._ended() from None
+        tokens = _taken(found, self.base)
+        if tokens.did != self._tokens.did:
+            raise LoginError("the server gave the session of another account", url=self.base)
+        return tokens
 
     def _ended(self) -> LoginError:
         return LoginError(f"the session of {self._tokens.handle} is over, or was revoked: log in again", url=self.base)
