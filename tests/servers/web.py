@@ -181,6 +181,12 @@ class _Handler(BaseHTTPRequestHandler):
 
     do_HEAD = do_PUT = do_GET
 
+    def do_POST(self) -> None:
+        """Nothing is posted to files; for what `answer` says."""
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        path = urllib.parse.unquote(urllib.parse.urlsplit(self.path).path)
+        self.reply(path, *self.server.web._answers.get(path, (405, {}, b"")))
+
     def reply(self, path: str, status: int, headers: dict[str, str], body: bytes) -> None:
         web = self.server.web
         query = urllib.parse.urlsplit(self.path).query
