@@ -305,7 +305,7 @@ def test_what_a_server_names_has_to_be_public(web: WebServer, http: Http) -> Non
     with pytest.raises(UnsafeUrlError, match="'file:///etc' is not opened: only https is"):
         AuthorizationServer.of(web.endpoint, http)
     strict = Http()
-    with pytest.raises(UnsafeUrlError, match="is plain http, which is not opened"):
+    with pytest.raises(UnsafeUrlError, match="is not opened: what comes by plain http"):
         AuthorizationServer.of(web.endpoint, strict)
     strict.close()
 
