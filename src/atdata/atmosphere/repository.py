@@ -5,7 +5,6 @@ Methods: com.atproto.repo.listRecords, getRecord, putRecord, deleteRecord, apply
 
 from __future__ import annotations
 
-import json
 import random
 import secrets
 import time
@@ -16,7 +15,7 @@ from typing import Any, Literal, NamedTuple
 from atdata.atmosphere.car import MAX_CAR
 from atdata.atmosphere.proof import Account, Proven, prove
 from atdata.atmosphere.syntax import AtUri, is_nsid, is_rkey, shown, tid_at
-from atdata.atmosphere.xrpc import Xrpc
+from atdata.atmosphere.xrpc import Xrpc, as_json
 from atdata.errors import AddressError, AtmosphereError, OversizeError, SwapError, UnreachableError, XrpcError
 
 __all__ = [
@@ -34,6 +33,7 @@ __all__ = [
 PAGE = 100
 MOST_WRITES = 200  # in one call; the reference PDS takes no more
 MOST_BYTES = 600_000  # of JSON in one call; the reference PDS takes 1,000,000, and a commit may have 2,000,000
+MOST_PAGE = 16 << 20  # bytes of a page of records; as objects they take several times that
 _TRIES = 4
 
 
@@ -89,7 +89,10 @@ def read_record(server: Xrpc, uri: AtUri) -> Record | None:
         if error.error == "RecordNotFound":
             return None
         raise
-    return _record(found, uri.authority, uri.collection, server)
+    record = _record(found, uri.authority, uri.collection, server)
+    if record.uri != uri:
+        raise AtmosphereError(f"the server gives {record.uri} when asked for {uri}", url=server.base)
+    return record
 
 
 def prove_record(server: Xrpc, account: Account, uri: AtUri, since: str | None = None) -> Proven | None:
@@ -126,7 +129,7 @@ def list_records(server: Xrpc, did: str, collection: str, *, reverse: bool = Fal
         if cursor:
             params["cursor"] = cursor
         try:
-            page = server.query("com.atproto.repo.listRecords", params)
+            page = server.query("com.atproto.repo.listRecords", params, limit=MOST_PAGE)
         except OversizeError:
             if most == 1:
                 raise
@@ -227,7 +230,7 @@ def _batches(writes: Sequence[Write]) -> Iterator[list[Write]]:
     for write in writes:
         length = 200 + len(write.collection) + len(write.rkey or "")
         if write.value is not None:
-            length += len(json.dumps(write.value, ensure_ascii=False, separators=(",", ":")).encode())
+            length += len(as_json(write.value))
         if batch and (len(batch) == MOST_WRITES or size + length > MOST_BYTES):
             yield batch
             batch, size = [], 0
@@ -240,52 +243,74 @@ def _batches(writes: Sequence[Write]) -> Iterator[list[Write]]:
 def _apply(
     server: Xrpc, did: str, batch: Sequence[Write], uris: Sequence[AtUri], swap_commit: str | None
 ) -> tuple[list[Written], str | None]:
-    """One call. Where it is not known whether it was carried out, the repository is asked."""
-    body: dict[str, Any] = {"repo": did, "writes": [_operation(each) for each in batch]}
-    if swap_commit is not None:
-        body["swapCommit"] = swap_commit
+    """One call. Where it fails, or it is not known whether it was carried out, it is looked at what is there now."""
+    sent: list[Write | None] = list(batch)
     for attempt in range(1, _TRIES + 1):
+        body: dict[str, Any] = {"repo": did, "writes": [_operation(each) for each in sent if each is not None]}
+        if swap_commit is not None:
+            body["swapCommit"] = swap_commit
         try:
             found = server.procedure("com.atproto.repo.applyWrites", body)
-            break
+            return _results(found, sent, uris, server)
         except (UnreachableError, XrpcError) as error:
-            if isinstance(error, XrpcError) and error.status < 500 and attempt == 1:
+            status = error.status if isinstance(error, XrpcError) else None
+            refused = status is not None and status < 500
+            if refused and attempt == 1:
                 raise
-            written = _as_wished(server, batch, uris)
+            now = [read_record(server, uri) for uri in uris]
+            written = _as_wished(batch, uris, now, server)
             if written is not None:
                 return written, None
-            if attempt == _TRIES or isinstance(error, XrpcError):
+            fitted = [_fitted(*each) for each in zip(batch, now, strict=True)]
+            # The reference PDS answers 500 to a change of a record that is not there; else the same would come again.
+            if refused or attempt == _TRIES or (status == 500 and fitted == sent):
                 raise
-        time.sleep(random.uniform(0.1, 0.3) * 2**attempt)  # noqa: S311
+            sent = fitted
+        time.sleep(random.uniform(0.1, 0.3) * 2 ** (attempt - 1))  # noqa: S311
+    raise AssertionError
+
+
+def _results(
+    found: dict[str, Any], sent: Sequence[Write | None], uris: Sequence[AtUri], server: Xrpc
+) -> tuple[list[Written], str | None]:
+    """What was written, and the CID of the commit with it."""
     results = found.get("results")
-    if not isinstance(results, list) or len(results) != len(batch):
+    if not isinstance(results, list) or len(results) != sum(each is not None for each in sent):
         raise AtmosphereError("the server's answer to the changes makes no sense", url=server.base)
+    left = iter(results)
+    answers = [{} if each is None else next(left) for each in sent]
+    cids = [each.get("cid", "") if isinstance(each, dict) else "" for each in answers]
     commit = found.get("commit")
     latest = commit.get("cid") if isinstance(commit, dict) else None
-    cids = [each.get("cid", "") if isinstance(each, dict) else "" for each in results]
     return [Written(uri, str(cid)) for uri, cid in zip(uris, cids, strict=True)], latest
 
 
-def _as_wished(server: Xrpc, batch: Sequence[Write], uris: Sequence[AtUri]) -> list[Written] | None:
+def _as_wished(
+    batch: Sequence[Write], uris: Sequence[AtUri], now: Sequence[Record | None], server: Xrpc
+) -> list[Written] | None:
     """What was written, where the repository is as the changes would have it; SwapError where it cannot be so."""
     written = []
-    for write, uri in zip(batch, uris, strict=True):
-        now = read_record(server, uri)
-        if write.action == "delete":
-            if now is not None:
-                return None
-            written.append(Written(uri, ""))
-        elif now is not None and _same(now.value, {"$type": write.collection, **(write.value or {})}):
-            written.append(Written(uri, now.cid))
-        elif now is not None and write.action == "create":
+    for write, uri, record in zip(batch, uris, now, strict=True):
+        if write.value is None or record is None:
+            fits = write.value is None and record is None
+        else:
+            fits = _same(record.value, {"$type": write.collection, **write.value})
+        if fits:
+            written.append(Written(uri, "" if record is None else record.cid))
+        elif write.action == "create" and record is not None:
             raise SwapError(
                 f"there is a record at {uri} already, of other content; nothing was changed",
                 nsid="com.atproto.repo.applyWrites",
                 url=server.base,
             )
-        else:
-            return None
-    return written
+    return written if len(written) == len(batch) else None
+
+
+def _fitted(write: Write, now: Record | None) -> Write | None:
+    """The change as the server has to be told of it, which tells making and replacing apart."""
+    if write.action == "update" and now is None:
+        return write._replace(action="create")
+    return None if write.action == "delete" and now is None else write
 
 
 def _operation(write: Write) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from atdata.atmosphere.http import Answer, Content, Headers, Http, Reply, retry_
 from atdata.atmosphere.syntax import shown
 from atdata.errors import LoginError, RateLimitError, RecordError, SwapError, XrpcError
 
-__all__ = ["MAX_JSON", "Auth", "Params", "Xrpc", "parse_json"]
+__all__ = ["MAX_JSON", "Auth", "Params", "Xrpc", "as_json", "parse_json"]
 
 Params = Mapping[str, str | int | bool | Iterable[str]]
 MAX_JSON = 16 << 20  # bytes of an answer; as objects they take several times that
@@ -94,7 +94,7 @@ class Xrpc:
         if body is None:
             return self._json(nsid, self._call("POST", nsid, None, again=again))
         kind = {"content-type": "application/json"}
-        return self._json(nsid, self._call("POST", nsid, None, content=_written(body), headers=kind, again=again))
+        return self._json(nsid, self._call("POST", nsid, None, content=as_json(body), headers=kind, again=again))
 
     def upload(
         self, nsid: str, content: Callable[[], Iterable[bytes]], size: int, mime: str, *, again: bool = True
@@ -211,7 +211,12 @@ def parse_json(data: bytes) -> Any:
         return None
 
 
-def _written(body: Mapping[str, Any]) -> bytes:
+def as_json(body: Mapping[str, Any]) -> bytes:
+    """The JSON of a record or an input.
+
+    Raises:
+        RecordError: it is nothing that JSON can say.
+    """
     try:
         return json.dumps(body, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
     except (TypeError, ValueError, RecursionError) as error:
