@@ -16,6 +16,7 @@ from atdata.index.details import Details
 from atdata.index.diff import DatasetDiff, diff
 from atdata.index.entries import Entries
 from atdata.index.garbage import Garbage, collect
+from atdata.index.ledger import LocalLedger
 from atdata.index.names import check_label, check_name, parse_ref, parse_schema_ref
 from atdata.index.schemas import Schemas
 from atdata.index.versions import Version
@@ -70,9 +71,10 @@ class LocalIndex:
             url = os.environ.get("ATDATA_INDEX") or _DEFAULT
         self._backend, self.url, in_file = _open(url)
         self._store = LocalDiskStore() if store is None and in_file else store
-        self._schemas = Schemas(self._backend)
+        self._schemas = Schemas(self._backend, lambda row: self._backend.add([], [row]))
         self._entries = Entries(self._backend, self._schemas, self._store)
-        self._writing = Writing(self._backend, self._schemas, self._entries, self._store)
+        self._ledger = LocalLedger(self._backend, self._schemas, self._entries)
+        self._writing = Writing(self._ledger, self._store)
 
     def __repr__(self) -> str:
         return f"LocalIndex({self.url!r}, store={self._store!r})"
@@ -167,13 +169,12 @@ class LocalIndex:
             EntryExistsError: the version is there already, or another process has added one meanwhile.
             SchemaError: the old samples cannot be read as the new type.
         """
-        old = self._entries.row(parse_ref(check_name(name)))
-        given = Details.checked(description, () if tags is None else tags, license, metadata)
-        details = Details(
-            given.description if description is not None else old.description,
-            given.tags if tags is not None else old.tags,
-            given.license if license is not None else old.license,
-            given.metadata if metadata is not None else old.metadata,
+        old = self._entries.entry(self._entries.row(parse_ref(check_name(name))))
+        details = Details.checked(
+            old.description if description is None else description,
+            old.tags if tags is None else tags,
+            old.license if license is None else license,
+            old.metadata if metadata is None else metadata,
         )
         return self._writing.append(
             samples, self._needed_store(), old, sample_type, _version(version), details, options
@@ -228,7 +229,7 @@ class LocalIndex:
             EntryExistsError: a version is here with another content.
             SchemaError: an entry's schema is here under the same version with another content.
         """
-        return self._writing.take_over(entries)
+        return self._ledger.take_over(entries)
 
     def add_schemas(self, schemas: Iterable[Schema]) -> None:
         """Take over schemas of another index under their own versions; those that are here already are passed over.

@@ -6,18 +6,19 @@ import dataclasses
 import difflib
 import functools
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
 
 import msgspec
 
 from atdata.errors import CatalogError, EntryExistsError, EntryNotFoundError, SchemaError
-from atdata.index.backend import Backend, SchemaRow
+from atdata.index.backend import SchemaRow
 from atdata.index.names import parse_schema_ref, schema_ref
 from atdata.index.versions import FIRST, Version
 from atdata.samples.evolution import compare
 from atdata.samples.schema import Schema
 
-__all__ = ["Schemas", "now"]
+__all__ = ["SchemaShelf", "Schemas", "now", "row_of"]
 
 _PAGE = 100
 
@@ -27,11 +28,41 @@ def now() -> int:
     return time.time_ns() // 1000
 
 
-class Schemas:
-    """The schemas in a backend."""
+class SchemaShelf(Protocol):
+    """Where schemas are: a `Backend`, or the records of an account."""
 
-    def __init__(self, backend: Backend) -> None:
-        self._backend = backend
+    def schemas(self, name: str, version: str | None = None) -> Sequence[SchemaRow]:
+        """All versions of a schema, the lowest rank first, or only one of them; none when it is not there."""
+
+    def all_schemas(self, after: tuple[str, str], limit: int) -> Sequence[SchemaRow]:
+        """Schemas by name and rank, after this name and rank."""
+
+
+def _local_ref(row: SchemaRow) -> str:
+    return schema_ref(row.name, row.version)
+
+
+class Schemas:
+    """The schemas on a shelf.
+
+    Args:
+        shelf: where they are.
+        add: adds one; an EntryExistsError where this version is there.
+        ref: the reference to a schema.
+        parse: name and version in a reference; the version is None for the latest.
+    """
+
+    def __init__(
+        self,
+        shelf: SchemaShelf,
+        add: Callable[[SchemaRow], None],
+        ref: Callable[[SchemaRow], str] = _local_ref,
+        parse: Callable[[str], tuple[str, str | None]] = parse_schema_ref,
+    ) -> None:
+        self._shelf = shelf
+        self._add = add
+        self.ref = ref
+        self._parse = parse
 
     def publish(self, schema: Schema, version: str | None) -> str:
         """Add a schema, unless the same is there; returns its reference.
@@ -41,30 +72,29 @@ class Schemas:
             SchemaError: the version says less than what changed.
         """
         while True:
-            rows = self._backend.schemas(schema.name)
+            rows = self._shelf.schemas(schema.name)
             same = next((row for row in reversed(rows) if _equal(row, schema)), None)
             if same is not None and version in (None, same.version):
-                return schema_ref(same.name, same.version)
+                return self.ref(same)
             new = _next(rows, schema) if version is None else Version(version).text
             if version is not None:
                 _check_version(rows, schema, Version(version))
-            row = _row(schema, new)
+            row = row_of(schema, new)
             try:
-                self._backend.add([], [row])
+                self._add(row)
             except EntryExistsError:  # another process was quicker: see what it added
-                if version is not None and not _equal(self._backend.schemas(schema.name, new)[0], schema):
+                if version is not None and not _equal(self._shelf.schemas(schema.name, new)[0], schema):
                     raise
                 continue
-            return schema_ref(row.name, row.version)
+            return self.ref(row)
 
-    def fitting(self, schema: Schema) -> tuple[tuple[str, str], SchemaRow | None]:
-        """Name and version for data of that schema, and the row to add when no version reads bytes in the same way."""
-        rows = self._backend.schemas(schema.name)
+    def fitting(self, schema: Schema) -> tuple[SchemaRow, bool]:
+        """The version for data of that schema, and whether it is new, as none that is there reads bytes the same."""
+        rows = self._shelf.schemas(schema.name)
         for row in reversed(rows):
             if row.cid == schema.cid:
-                return (row.name, row.version), None
-        row = _row(schema, _next(rows, schema))
-        return (row.name, row.version), row
+                return row, False
+        return row_of(schema, _next(rows, schema)), True
 
     def take_over(self, schema: Schema) -> tuple[str, str]:
         """Add a schema of another index under its own version, unless it is there; returns name and version.
@@ -74,37 +104,37 @@ class Schemas:
         """
         key = schema.name, Version(schema.version).text
         try:
-            self._backend.add([], [_row(schema, schema.version)])
+            self._add(row_of(schema, schema.version))
         except EntryExistsError:
-            if not _equal(self._backend.schemas(*key)[0], schema):
+            if not _equal(self._shelf.schemas(*key)[0], schema):
                 raise
         return key
 
-    def get(self, ref: str) -> tuple[tuple[str, str], Schema]:
-        """The schema that a reference names, with its name and version.
+    def get(self, ref: str) -> tuple[SchemaRow, Schema]:
+        """The schema that a reference names, with its row.
 
         Raises:
             EntryNotFoundError: there is none; the message lists what there is.
         """
-        name, version = parse_schema_ref(ref)
-        rows = self._backend.schemas(name, version)
+        name, version = self._parse(ref)
+        rows = self._shelf.schemas(name, version)
         if rows:
-            return (rows[-1].name, rows[-1].version), schema_of(rows[-1])
-        others = [row.version for row in self._backend.schemas(name)]
+            return rows[-1], schema_of(rows[-1])
+        others = [row.version for row in self._shelf.schemas(name)]
         if others:
             raise EntryNotFoundError(f"the schema {name} has no version {version}; there are {', '.join(others[-10:])}")
-        known = list(dict.fromkeys(row.name for row in self._backend.all_schemas(("", ""), 1000)))
+        known = list(dict.fromkeys(row.name for row in self._shelf.all_schemas(("", ""), 1000)))
         near = difflib.get_close_matches(name, known, 3) or known[:5]
         hint = f"; there are {', '.join(near)}" if near else ", and no other"
         raise EntryNotFoundError(f"the index has no schema {name}{hint}")
 
     def all(self) -> Iterator[Schema]:
         """Every version of every schema, by name and then by precedence."""
-        page = self._backend.all_schemas(("", ""), _PAGE)
+        page = self._shelf.all_schemas(("", ""), _PAGE)
         while page:
             for row in page:
                 yield schema_of(row)
-            page = self._backend.all_schemas((page[-1].name, page[-1].rank), _PAGE)
+            page = self._shelf.all_schemas((page[-1].name, page[-1].rank), _PAGE)
 
 
 def schema_of(row: SchemaRow) -> Schema:
@@ -129,7 +159,8 @@ def _parsed(record: str) -> Schema:
         raise CatalogError(f"a schema in the index cannot be read: {error}") from None
 
 
-def _row(schema: Schema, version: str) -> SchemaRow:
+def row_of(schema: Schema, version: str) -> SchemaRow:
+    """A schema as a row, under this version."""
     record = dataclasses.replace(schema, version=version).to_record()
     return SchemaRow(schema.name, version, schema.cid, msgspec.json.encode(record).decode(), now())
 
@@ -138,14 +169,14 @@ def _equal(row: SchemaRow, schema: Schema) -> bool:
     return row.cid == schema.cid and dataclasses.replace(schema, version=row.version) == schema_of(row)
 
 
-def _next(rows: list[SchemaRow], schema: Schema) -> str:
+def _next(rows: Sequence[SchemaRow], schema: Schema) -> str:
     if not rows:
         return schema.version if Version.valid(schema.version) else FIRST
     change = compare(schema_of(rows[-1]), schema).change
     return Version(rows[-1].version).after(change or "patch").text
 
 
-def _check_version(rows: list[SchemaRow], schema: Schema, version: Version) -> None:
+def _check_version(rows: Sequence[SchemaRow], schema: Schema, version: Version) -> None:
     """Whether a version that was chosen tells readers what changed since the one before it."""
     if any(row.version == version.text for row in rows):
         raise EntryExistsError(

@@ -118,10 +118,11 @@ def parts_of(refs: Sequence[ShardRef]) -> tuple[Part, ...]:
     for ref in refs:
         if ref.info is None:
             raise EntryFormError(f"nothing is known of the shard {ref.url!r:.200}")
-        folder = ref.url[: len(ref.url) - len(ref.info.name)]
+        name = ref.url.rpartition("/")[2]
+        folder = ref.url[: len(ref.url) - len(name)]
         if not folders or folders[-1][0] != folder:
             folders.append((folder, []))
-        folders[-1][1].append(ref.info)
+        folders[-1][1].append(msgspec.structs.replace(ref.info, name=name))
     return tuple(Part(folder, msgspec.json.encode(infos).decode()) for folder, infos in folders)
 
 

@@ -1,4 +1,7 @@
-"""How versions come into an index: from samples, from shards that lie somewhere, from another index."""
+"""How versions come into an index: from samples, or from shards that lie somewhere.
+
+What kind of index it is, a `Ledger` says; how versions are counted and what may become one is the same for all.
+"""
 
 from __future__ import annotations
 
@@ -6,57 +9,117 @@ import contextlib
 import functools
 import itertools
 import secrets
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 
 from atdata.datasets.dataset import Dataset
 from atdata.datasets.sources import Located, ShardRef
 from atdata.errors import AtdataError, EmptyDatasetError, EntryExistsError, SchemaError
-from atdata.index.backend import Backend, Part, SchemaRow, VersionRow
 from atdata.index.base import DatasetEntry
 from atdata.index.changes import change_between
-from atdata.index.details import Details, check_url
-from atdata.index.entries import Entries
-from atdata.index.names import Ref, check_name
-from atdata.index.schemas import Schemas, now
-from atdata.index.survey import parts_of, survey
-from atdata.index.versions import FIRST, Version, rank_of
+from atdata.index.details import Details
+from atdata.index.survey import survey
+from atdata.index.versions import FIRST, Version
 from atdata.samples.evolution import compare
 from atdata.samples.schema import Schema
 from atdata.shards.writer import default_key
 from atdata.stores.base import DataStore, SampleSource
 from atdata.stores.record import CommitRecord
 
-__all__ = ["Writing"]
-
-_BATCH = 500
+__all__ = ["Draft", "Ledger", "Plan", "Writing"]
 
 
-class _Plan(NamedTuple):
-    """Which schema a version will have; `row` is what has to be added for that."""
+class Plan(NamedTuple):
+    """Which schema a version will have.
 
-    key: tuple[str, str] | None = None
+    Attributes:
+        ref: its reference; None when there is no schema.
+        schema: the schema.
+        new: what has to be added for it; None when it is there.
+    """
+
+    ref: str | None = None
     schema: Schema | None = None
-    row: SchemaRow | None = None
+    new: Any = None
+
+
+class Draft(NamedTuple):
+    """A version that is to be added.
+
+    Attributes:
+        name: the dataset's name.
+        version: `major.minor.patch`.
+        parent: the version it comes after; None for the first.
+        plan: its schema.
+        refs: its shards; all is known of each.
+        details: what else is said of it.
+        source: the dataset it was made from.
+    """
+
+    name: str
+    version: str
+    parent: str | None
+    plan: Plan
+    refs: tuple[ShardRef, ...]
+    details: Details
+    source: Dataset[Any]
+
+    @property
+    def record(self) -> CommitRecord:
+        """What it consists of."""
+        return CommitRecord(self.plan.schema, tuple(ref.info for ref in self.refs if ref.info is not None))
+
+
+class Ledger(Protocol):
+    """Where versions are added: the database of an index, or an account on the network."""
+
+    def latest(self, name: str) -> DatasetEntry | None:
+        """The latest version of a dataset; None when there is no such dataset."""
+
+    def has(self, name: str, version: str) -> bool:
+        """Whether there is this version."""
+
+    def before(self, name: str, version: str) -> str | None:
+        """The highest version of a dataset below this one; None when there is none."""
+
+    def plan(self, schema: Schema | None) -> Plan:
+        """The schema for data that has this one: a version that is there and reads bytes the same, or a new one."""
+
+    def asked_for(self, ref: str) -> Plan:
+        """The schema that a reference names.
+
+        Raises:
+            EntryNotFoundError: there is none.
+        """
+
+    def check_store(self, store: Any) -> None:
+        """Whether what is written into a store can be recorded here.
+
+        Raises:
+            EntryFormError: it cannot.
+        """
+
+    def add(self, draft: Draft) -> DatasetEntry:
+        """Add a version, together with its schema when that is new; all of it happens, or nothing.
+
+        Raises:
+            EntryExistsError: the version, or a version of its schema, is there.
+        """
 
 
 class Writing:
-    """Adds versions to a backend; names, versions and details were checked.
+    """Adds versions to a ledger; names, versions and details were checked.
 
     Args:
-        backend: what they are added to.
-        schemas: the schemas in it.
-        entries: the entries in it.
+        ledger: what they are added to.
         store: what shards are read with that lie in it.
     """
 
-    def __init__(self, backend: Backend, schemas: Schemas, entries: Entries, store: Any) -> None:
-        self._backend = backend
-        self._schemas = schemas
-        self._entries = entries
+    def __init__(self, ledger: Ledger, store: Any) -> None:
+        self._ledger = ledger
         self._store = store
 
     # -- samples ---------------------------------------------------------------------------------------------
@@ -73,17 +136,18 @@ class Writing:
     ) -> DatasetEntry:
         """See `LocalIndex.write_samples`."""
         ds = _as_dataset(samples, sample_type)
+        self._ledger.check_store(store)
         self._refuse_taken(name, version)
-        self._plan(ds.schema)  # what cannot be published fails before anything is written
-        add = functools.partial(self._add, name, version, lambda: self._plan(ds.schema), details)
-        first = None if self._backend.find([Ref(name)])[0] else FIRST
+        self._ledger.plan(ds.schema)  # what cannot be published fails before anything is written
+        add = functools.partial(self._add, name, version, lambda: self._ledger.plan(ds.schema), details)
+        first = None if self._ledger.latest(name) else FIRST
         return self._written(ds, store, f"{name}/{version or first or _today()}", options, add)
 
     def append(
         self,
         samples: Iterable[Any],
         store: Any,
-        old: VersionRow,
+        old: DatasetEntry,
         sample_type: type | None,
         version: str | None,
         details: Details,
@@ -91,18 +155,19 @@ class Writing:
     ) -> DatasetEntry:
         """See `LocalIndex.append`."""
         ds = _as_dataset(samples, sample_type)
-        before = self._entries.entry(old).located
+        self._ledger.check_store(store)
+        before = old.located
         _check_appendable(old, before.schema, ds.schema)
         chosen = version or Version(old.version).after("minor").text
         self._refuse_taken(old.name, chosen)
 
-        def add(refs: tuple[ShardRef, ...]) -> DatasetEntry:
-            shards, parts = (*before.shards, *refs), (*old.parts, *parts_of(refs))
+        def add(written: Dataset[Any], refs: tuple[ShardRef, ...]) -> DatasetEntry:
+            shards = (*before.shards, *refs)
             while True:
-                plan = self._plan(ds.schema)
-                row = _row(old.name, chosen, old.version, plan, shards, parts, details)
-                if self._recorded(row, plan, counted=False):
-                    return self._entries.entry(row)
+                plan = self._ledger.plan(ds.schema)
+                found = self._recorded(Draft(old.name, chosen, old.version, plan, shards, details, written), False)
+                if found is not None:
+                    return found
 
         return self._written(_Numbered(ds, old.samples), store, f"{old.name}/{chosen}", options, add)
 
@@ -112,14 +177,15 @@ class Writing:
         store: Any,
         place: str,
         options: Mapping[str, Any],
-        add: Callable[[tuple[ShardRef, ...]], DatasetEntry],
+        add: Callable[[Dataset[Any], tuple[ShardRef, ...]], DatasetEntry],
     ) -> DatasetEntry:
         """Write samples under a prefix that nobody else has, and record what came out."""
         prefix = f"{place}-{secrets.token_hex(4)}"
         urls = store.write_shards(ds, prefix=prefix, **options)
-        refs = survey(Dataset(urls, sample_type=ds.sample_type, store=store))
+        written: Dataset[Any] = Dataset(urls, sample_type=ds.sample_type, store=store)
+        refs = survey(written)
         try:
-            return add(refs)
+            return add(written, refs)
         except EntryExistsError:
             # Nothing refers to the shards, for certain; after other errors the version may have been added.
             if isinstance(store, DataStore):
@@ -128,14 +194,11 @@ class Writing:
             raise
 
     def _refuse_taken(self, name: str, version: str | None) -> None:
-        if version is not None and self._taken(name, version):
+        if version is not None and self._ledger.has(name, version):
             raise EntryExistsError(
                 f"the index has {name}@{version} already, and versions never change; choose another version, or give "
                 "none to have the next one"
             )
-
-    def _taken(self, name: str, version: str) -> bool:
-        return self._backend.find([Ref(name, version=version)])[0] is not None
 
     # -- shards ----------------------------------------------------------------------------------------------
 
@@ -150,111 +213,76 @@ class Writing:
         else:
             self._asked_for(schema_ref, stored)
 
-        def plan() -> _Plan:
-            return self._plan(stored or ds.schema) if schema_ref is None else self._asked_for(schema_ref, stored)
+        def plan() -> Plan:
+            return self._ledger.plan(stored or ds.schema) if schema_ref is None else self._asked_for(schema_ref, stored)
 
-        return self._add(name, version, plan, details, survey(ds))
+        return self._add(name, version, plan, details, ds, survey(ds))
 
-    def _asked_for(self, schema_ref: str, stored: Schema | None) -> _Plan:
+    def _asked_for(self, schema_ref: str, stored: Schema | None) -> Plan:
         """A published schema, which has to fit the samples as far as these are known."""
-        key, wanted = self._schemas.get(schema_ref)
-        if stored is not None and not compare(stored, wanted).readable:
-            raise SchemaError(f"the data cannot be read as {schema_ref}; {compare(stored, wanted)}")
-        return _Plan(key, wanted)
+        plan = self._ledger.asked_for(schema_ref)
+        assert plan.schema is not None
+        if stored is not None and not compare(stored, plan.schema).readable:
+            raise SchemaError(f"the data cannot be read as {schema_ref}; {compare(stored, plan.schema)}")
+        return plan
 
     def _add(
         self,
         name: str,
         version: str | None,
-        make_plan: Callable[[], _Plan],
+        make_plan: Callable[[], Plan],
         details: Details,
+        ds: Dataset[Any],
         refs: tuple[ShardRef, ...],
     ) -> DatasetEntry:
         """Add a version, together with its schema; counted from the latest when none is given."""
-        parts = parts_of(refs)
         while True:
-            latest = self._backend.find([Ref(name)])[0]
+            latest = self._ledger.latest(name)
             plan = make_plan()
             if version is None and latest is not None:
-                row = _row(name, latest.version, latest.version, plan, refs, parts, details)
-                if _says_the_same(row, latest):
-                    return self._entries.entry(latest)
-                change = change_between(self._entries.entry(latest).located, Located(refs, plan.schema), self._store)
-                row = msgspec.structs.replace(row, version=Version(latest.version).after(change).text)
+                draft = Draft(name, latest.version, latest.version, plan, refs, details, ds)
+                if _says_the_same(draft, latest):
+                    return latest
+                change = change_between(latest.located, Located(refs, plan.schema), self._store)
+                draft = draft._replace(version=Version(latest.version).after(change).text)
             else:
                 chosen = version or FIRST
-                row = _row(name, chosen, self._before(latest, chosen), plan, refs, parts, details)
-            if self._recorded(row, plan, counted=version is None):
-                return self._entries.entry(row)
+                draft = Draft(name, chosen, self._before(latest, chosen), plan, refs, details, ds)
+            found = self._recorded(draft, version is None)
+            if found is not None:
+                return found
 
-    def _recorded(self, row: VersionRow, plan: _Plan, *, counted: bool) -> bool:
-        """Add a version; False when another process was quicker and it has to be made anew.
+    def _recorded(self, draft: Draft, counted: bool) -> DatasetEntry | None:
+        """Add a version; None when another process was quicker and it has to be made anew.
 
         Raises:
             EntryExistsError: the version was not counted but chosen, and is there.
         """
         try:
-            self._backend.add([row], [] if plan.row is None else [plan.row])
+            return self._ledger.add(draft)
         except EntryExistsError:
-            if not counted and self._taken(row.name, row.version):
+            if not counted and self._ledger.has(draft.name, draft.version):
                 raise
-            return False
-        return True
+            return None
 
-    def _plan(self, schema: Schema | None) -> _Plan:
-        if schema is None:
-            return _Plan()
-        key, row = self._schemas.fitting(schema)
-        return _Plan(key, schema, row)
-
-    def _before(self, latest: VersionRow | None, version: str) -> str | None:
+    def _before(self, latest: DatasetEntry | None, version: str) -> str | None:
         """The version that one of this number comes after."""
         if latest is None or Version(latest.version) < Version(version):
             return None if latest is None else latest.version
-        lower = self._backend.versions(latest.name, rank_of(version), 1)
-        return lower[0].version if lower and Version(lower[0].version) < Version(version) else None
+        return self._ledger.before(latest.name, version)
 
-    # -- entries ---------------------------------------------------------------------------------------------
 
-    def take_over(self, entries: Iterable[DatasetEntry]) -> int:
-        """See `LocalIndex.add_entries`."""
-        count = 0
-        known: dict[tuple[str, str, str], tuple[str, str]] = {}
-        remaining = iter(entries)
-        while batch := list(itertools.islice(remaining, _BATCH)):
-            rows = [self._row_of(entry, known) for entry in batch]
-            try:
-                self._backend.add(rows)
-            except EntryExistsError:
-                there = self._backend.find([Ref(row.name, version=row.version) for row in rows])
-                if any(old is not None and old.cid != row.cid for row, old in zip(rows, there, strict=True)):
-                    raise
-                rows = [row for row, old in zip(rows, there, strict=True) if old is None]
-                self._backend.add(rows)
-            count += len(rows)
-        return count
+def _says_the_same(draft: Draft, latest: DatasetEntry) -> bool:
+    """Whether nothing but the time of its making tells a new version from the latest."""
+    if (draft.record.cid, draft.plan.ref) != (latest.cid, latest.schema_ref):
+        return False
+    said = Details.checked(latest.description, latest.tags, latest.license, latest.metadata)
+    return said == draft.details and [*map(_place, draft.refs)] == [*map(_place, latest.shards)]
 
-    def _row_of(self, entry: DatasetEntry, known: dict[tuple[str, str, str], tuple[str, str]]) -> VersionRow:
-        """An entry that may come from anywhere, checked; its schema is published."""
-        schema, refs = entry.schema, entry.shards
-        for ref in refs:
-            check_url(ref.url)
-        plan = _Plan()
-        if schema is not None:
-            key = schema.name, schema.version, schema.cid
-            if key not in known:
-                known[key] = self._schemas.take_over(schema)
-            plan = _Plan(known[key], schema)
-        row = _row(
-            check_name(entry.name),
-            Version(entry.version).text,
-            None if entry.parent is None else Version(entry.parent).text,
-            plan,
-            refs,
-            parts_of(refs),
-            Details.checked(entry.description, entry.tags, entry.license, entry.metadata),
-        )
-        return msgspec.structs.replace(row, created_at=round(entry.created_at.timestamp() * 1e6))
+
+def _place(ref: ShardRef) -> tuple[str, Any]:
+    """Where a shard lies and all that is known of it but its name, which its URL says as well."""
+    return ref.url, None if ref.info is None else msgspec.structs.replace(ref.info, name="")
 
 
 def _check_class(stored: Schema | None, opened: Schema | None) -> None:
@@ -266,7 +294,7 @@ def _check_class(stored: Schema | None, opened: Schema | None) -> None:
         )
 
 
-def _check_appendable(old: VersionRow, before: Schema | None, new: Schema | None) -> None:
+def _check_appendable(old: DatasetEntry, before: Schema | None, new: Schema | None) -> None:
     if before is None or new is None:
         if before is not new:
             kinds = ["no schema" if schema is None else f"the schema {schema.name}" for schema in (before, new)]
@@ -317,35 +345,3 @@ class _Numbered:
 
 def _today() -> str:
     return f"{datetime.now(UTC):%Y-%m-%d}"
-
-
-def _row(
-    name: str,
-    version: str,
-    parent: str | None,
-    plan: _Plan,
-    refs: Sequence[ShardRef],
-    parts: tuple[Part, ...],
-    details: Details,
-) -> VersionRow:
-    record = CommitRecord(plan.schema, tuple(ref.info for ref in refs if ref.info is not None))
-    return VersionRow(
-        name=name,
-        version=version,
-        cid=record.cid,
-        schema=plan.key,
-        parent=parent,
-        description=details.description,
-        tags=details.tags,
-        license=details.license,
-        metadata=details.metadata,
-        created_at=now(),
-        samples=record.samples,
-        size=record.size,
-        parts=parts,
-    )
-
-
-def _says_the_same(row: VersionRow, latest: VersionRow) -> bool:
-    """Whether nothing but the time of its making tells a new version from the latest."""
-    return msgspec.structs.replace(row, parent=latest.parent, created_at=latest.created_at) == latest
