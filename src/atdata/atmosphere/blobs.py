@@ -56,7 +56,7 @@ def upload_blob(server: Xrpc, data: bytes | Iterable[bytes], size: int, mime: st
         nonlocal digest
         digest = hashlib.sha256()
         sent = 0
-        for piece in _pieces(data):
+        for piece in pieces_of(data):
             sent += len(piece)
             if sent > size:
                 break
@@ -81,7 +81,7 @@ def upload_blob(server: Xrpc, data: bytes | Iterable[bytes], size: int, mime: st
     return blob
 
 
-def _pieces(data: bytes | Iterable[bytes]) -> Iterator[bytes]:
+def pieces_of(data: bytes | Iterable[bytes]) -> Iterator[bytes]:
     if isinstance(data, bytes | bytearray | memoryview):
         view = memoryview(data).cast("B")
         for start in range(0, len(view), PIECE):
