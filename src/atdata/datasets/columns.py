@@ -111,6 +111,11 @@ class Stretch:
         """The samples from `start` up to `stop`."""
         return _Part(self, start, stop)
 
+    def place(self, number: int) -> tuple[str, str]:
+        """URL of the shard and key of a sample."""
+        shard = self._shards[int(self._which[number])]
+        return shard.url, shard.key(int(self._rows[number]))
+
     def keyed(self, sample_type: type, start: int, stop: int) -> Iterator[tuple[str, str, Any]]:
         """URL of the shard, key and sample, from `start` up to `stop`."""
         samples = self.decoded(sample_type, start, stop)

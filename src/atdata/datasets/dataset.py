@@ -20,7 +20,7 @@ from atdata.datasets.query import Field, as_predicate, check
 from atdata.datasets.query_tree import Predicate
 from atdata.datasets.query_where import Where, outlook
 from atdata.datasets.resolving import Resolved, View, resolve
-from atdata.datasets.seeing import AsType, lens_to, type_to_read
+from atdata.datasets.seeing import AsType, decoding, lens_to
 from atdata.datasets.sequence import pieces
 from atdata.datasets.share import Ranks, Remainder, check_ranks
 from atdata.datasets.sources import Located, locate
@@ -123,6 +123,8 @@ class Dataset(Generic[T]):
         self._steps: tuple[Step, ...] = ()
         self._access: Access | None = None
         self._known: Resolved | None = None
+        self._seen: tuple[tuple[ValueStep, ...], View] | None = None
+        self._keeps_all = True  # no step leaves samples out, or puts them in another order
         if sample_type is None:
             schema = self._located.schema
             sample_type = DictSample if schema is None else schema.sample_type()
@@ -157,6 +159,8 @@ class Dataset(Generic[T]):
         made._steps = ()
         made._access = None
         made._known = None
+        made._seen = None
+        made._keeps_all = True
         made._stored_type = made._sample_type = _check_type(sample_type)
         return made
 
@@ -435,6 +439,7 @@ class Dataset(Generic[T]):
     def _with(self, step: Step) -> Dataset[Any]:
         made = self._copy()
         made._steps = (*self._steps, step)
+        made._keeps_all = self._keeps_all and isinstance(step, ValueStep)
         made._sample_type = step.type_after(self._sample_type)
         return made
 
@@ -543,20 +548,22 @@ class Dataset(Generic[T]):
         """Key and sample, in order; key None where samples in memory have none."""
         scanned = (ValueStep, Take, Filter)
         if all(isinstance(step, scanned) for step in self._steps) or not self.seekable:
-            return self._through_steps(self._stored())
+            if self._located is None:
+                return self._through_steps(self._stored())
+            found = decoding(self._stored_type, self._steps, self._located.schema)
+            return apply(found.left, self._in_shards(found.stored_type))
         _, selection, values = self._resolved()
         return self._view(values).samples(selection)
 
     def _stored(self) -> Iterator[tuple[str | None, Any]]:
-        if self._located is None:
-            assert self._samples is not None
-            if isinstance(self._samples, Edited):
-                yield from self._samples.keyed()
-                return
-            for sample in self._samples:
-                yield (None if self._key is None else self._key(sample)), sample
+        assert self._samples is not None
+        if isinstance(self._samples, Edited):
+            yield from self._samples.keyed()
             return
-        stored_type = type_to_read(self._stored_type, self._steps, self._located.schema)
+        for sample in self._samples:
+            yield (None if self._key is None else self._key(sample)), sample
+
+    def _in_shards(self, stored_type: type) -> Iterator[tuple[str | None, Any]]:
         for number, shard, start, stop in pieces(self._shards()):
             count = 0
             for pair in shard.keyed(stored_type, start, stop):
@@ -576,12 +583,20 @@ class Dataset(Generic[T]):
         return self._access
 
     def _view(self, values: tuple[ValueStep, ...]) -> View:
-        stored_type = self._stored_type
+        access = self._shards()
+        if self._seen is not None:
+            of, seen = self._seen
+            same = of is values or (len(of) == len(values) and all(a is b for a, b in zip(of, values, strict=True)))
+            if same and seen.access is access and seen.holds:
+                return seen
+        given, stored_type = values, self._stored_type
         if all(isinstance(step, Select) for step in values) and _reads_as_stored(stored_type):
             for step in values:  # what is left out need not be decoded, even where a step before has looked at it
                 stored_type = step.type_after(stored_type)
             values = ()
-        return View(self._shards(), stored_type, values)
+        view = View(access, stored_type, values)
+        self._seen = given, view
+        return view
 
     def _resolved(self) -> Resolved:
         """Which stored samples are left after all steps, and what is made of them; kept, also in copies."""
@@ -651,7 +666,7 @@ class Dataset(Generic[T]):
 
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
-        state["_access"] = None  # open files stay in their process
+        state["_access"] = state["_seen"] = None  # open files stay in their process
         return state
 
 

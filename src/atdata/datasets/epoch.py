@@ -102,11 +102,7 @@ def in_sequence(
 
 def _samples(view: View, reading: Iterable[Piece], row: int, progress: Progress) -> Iterator[Any]:
     for number, shard, start, stop in reading:
-        if view.values:
-            keyed = view.of(shard.url, shard.keyed(view.stored_type, start, stop))
-            found: Iterator[Any] = (sample for _, sample in keyed)
-        else:  # nobody needs the keys
-            found = shard.samples(view.stored_type, start, stop)
+        found = view.shard(shard, start, stop)
         if stop is not None:
             for sample in found:
                 progress.done += 1
@@ -141,7 +137,7 @@ def _batches(
             waiting += view.lying(Runs(runs)).samples(sample_type)
             runs, have = [], 0
             count = start
-            for _, sample in view.of(shard.url, shard.keyed(view.stored_type, start, stop)):
+            for sample in view.shard(shard, start, stop):
                 count += 1
                 waiting.append(sample)
                 left -= 1
@@ -200,8 +196,7 @@ def exactly(
     register(reading)
     if single:
         for stretch in reading:
-            plain = stretch.decoded(view.stored_type, 0, len(stretch))
-            for sample in (sample for _, sample in view.seen(stretch, 0, len(stretch))) if view.values else plain:
+            for sample in view.decoded(stretch, 0, len(stretch)):
                 progress.done += 1
                 yield sample
         progress.finish(deal.end)
@@ -215,7 +210,7 @@ def exactly(
             lying = view.lying(found[0] if len(found) == 1 else joined(found))
             yield SampleBatch.of_lying(lying, sample_type, valid)
         else:
-            samples = [sample for part in parts for _, sample in view.seen(*part)]
+            samples = [sample for part in parts for sample in view.decoded(*part)]
             yield SampleBatch(samples, sample_type, valid)
     progress.finish(deal.end)
 

@@ -56,6 +56,8 @@ def item(dataset: Dataset[Any], index: Any) -> Any:
     access = dataset._shards()
     if not dataset.steps:
         return access.row(*access.place(at), dataset._stored_type)
+    if dataset._keeps_all:
+        return _one(dataset, *access.place(at), dataset.steps)
     _, selection, values = dataset._resolved()
     places = selection.places(np.array([at]))
     return _one(dataset, int(places.shards[0]), int(places.rows[0]), values)
@@ -68,7 +70,7 @@ def _no_sample(index: int, length: int) -> SampleIndexError:
 def _length(dataset: Dataset[Any]) -> int:
     if dataset.located is None:
         raise DatasetError("samples in memory cannot be indexed; write them with a store's write_shards first")
-    if not dataset.steps:
+    if dataset._keeps_all:
         return dataset._shards().length()
     if dataset._scans:
         raise DatasetError("a dataset with a filter cannot be indexed: which sample has which number is not known")
@@ -86,16 +88,13 @@ def _several(dataset: Dataset[Any], wanted: NDArray[np.int64]) -> Iterator[Any]:
             yield from (made for _, made in view.of(access.refs[number].url, [(key, sample)]))
         return
     for stretch in Fetching(access, iter([Wanted(places)])).read():
-        if view.values:
-            yield from (sample for _, sample in view.seen(stretch, 0, len(stretch)))
-        else:
-            yield from stretch.decoded(view.stored_type, 0, len(stretch))
+        yield from view.decoded(stretch, 0, len(stretch))
 
 
 def _one(dataset: Dataset[Any], number: int, row: int, values: Any) -> Any:
     access, view = dataset._shards(), dataset._view(values)
     sample = access.row(number, row, view.stored_type)
-    if not view.values:
+    if not view.left:
         return sample
     return next(view.of(access.refs[number].url, [(access.key(number, row), sample)]))[1]
 

@@ -298,7 +298,7 @@ class _Reading:
     def batches(self, sample_type: type, progress: Progress, *, single: bool) -> Iterator[Any]:
         """Its batches, or samples."""
         views = [source.dataset._view(source.dataset._resolved().values) for source in self._sources]
-        made = any(view.values for view in views)
+        made = any(view.stored_type is not sample_type or view.left for view in views)
         readings: list[Ahead[Stretch]] = []
         for number, view in enumerate(views):
             reading = Fetching(view.access, self._wanted(number), budget=self._budget).read()

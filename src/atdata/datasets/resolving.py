@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,10 +10,11 @@ import numpy as np
 from atdata.datasets.access import Access
 from atdata.datasets.columns import Lying, Stretch
 from atdata.datasets.fetching import Fetching, Wanted
-from atdata.datasets.seeing import Seen, column_lens, type_to_read
+from atdata.datasets.seeing import Decoded, Passed, Seen, column_lens, decoding
 from atdata.datasets.selection import Selection
 from atdata.datasets.steps import NarrowingStep, Step, ValueStep
 from atdata.errors import DatasetError, StepError
+from atdata.shards.reader import BufferShard, Shard
 
 __all__ = ["Resolved", "View", "resolve"]
 
@@ -25,20 +26,31 @@ class View:
 
     Attributes:
         access: their shards.
-        stored_type: the class they are read as; for a lens that comes first one of only the fields that it reads.
         values: the steps that make something of each, up to that point.
+        stored_type: the class they are decoded as: no more than a lens that comes first reads.
+        left: whether anything is to be made of them then.
         lies: whether batches of them can be made of columns, before any sample is decoded.
     """
 
     def __init__(self, access: Access, stored_type: type, values: tuple[ValueStep, ...] = ()) -> None:
         self.access = access
-        self.stored_type = type_to_read(stored_type, values, access.schema)
         self.values = values
-        self._lens = column_lens(stored_type, values)
-        self.lies = not values or self._lens is not None
+        self._decoded = decoding(stored_type, values, access.schema)
+        self.stored_type = self._decoded.stored_type
+        self.left = bool(self._decoded.left)
+        self._lens = column_lens(stored_type, values) if self._decoded.passing is None else None
+        self.lies = not self.left or self._lens is not None
+        self._make = _made(self._decoded)
+
+    @property
+    def holds(self) -> bool:
+        """Whether samples still look so: lenses do what they did."""
+        return self._decoded.holds
 
     def lying(self, stored: Lying) -> Lying:
         """Stored samples as they look here, when they `lie`."""
+        if self._decoded.passing is not None:
+            return Passed(stored, self.stored_type, self._decoded.passing)
         return stored if self._lens is None else Seen(stored, self.stored_type, self._lens, self._one)
 
     def samples(self, selection: Selection) -> Iterator[tuple[str, Any]]:
@@ -81,14 +93,62 @@ class View:
         for key, sample in samples:
             yield key, self._one(url, key, sample)
 
+    def shard(self, shard: Shard, start: int, stop: int | None) -> Iterator[Any]:
+        """The samples of a shard from `start` up to `stop`; nobody needs their keys.
+
+        Raises:
+            StepError: a user's function failed; it names shard and key.
+        """
+        if self.left and not isinstance(shard, BufferShard):  # which would have to be read again for a key
+            return (sample for _, sample in self.of(shard.url, shard.keyed(self.stored_type, start, stop)))
+        stored = shard.samples(self.stored_type, start, stop)
+        return self._each(stored, lambda at: (shard.url, shard.key(start + at))) if self.left else stored
+
+    def decoded(self, stretch: Stretch, start: int, stop: int) -> Iterator[Any]:
+        """The samples of a stretch from `start` up to `stop`, without their keys; else as `shard`."""
+        stored = stretch.decoded(self.stored_type, start, stop)
+        return self._each(stored, lambda at: stretch.place(start + at)) if self.left else stored
+
+    def _each(self, stored: Iterator[Any], place: Callable[[int], tuple[str, str]]) -> Iterator[Any]:
+        """What is made of each stored sample; `place` gives URL of the shard and key of one."""
+        make = self._make
+        for at, sample in enumerate(stored):
+            try:
+                found = make(sample)
+            except StepError as error:
+                if error.key is None or error.url is None:
+                    url, key = place(at)
+                    error.at(url=url, key=key)
+                raise
+            yield found
+
     def _one(self, url: str, key: str, sample: Any) -> Any:
+        if not self.left:
+            return sample
         try:
-            for step in self.values:
-                sample = step.one(sample, key)
+            return self._make(sample)
         except StepError as error:
-            error.at(url=url)
+            error.at(url=url, key=key)
             raise
+
+
+def _made(decoded: Decoded) -> Callable[[Any], Any]:
+    """What is made of each sample by the steps that are left."""
+    given = decoded.stored_type if decoded.passing is None else decoded.passing.view
+    functions = []
+    for step in decoded.left:
+        assert isinstance(step, ValueStep)
+        functions.append(step.maker(given))
+        given = step.type_after(given)
+    if len(functions) == 1:
+        return functions[0]
+
+    def make(sample: Any) -> Any:
+        for function in functions:
+            sample = function(sample)
         return sample
+
+    return make
 
 
 class Resolved(NamedTuple):

@@ -6,18 +6,21 @@ import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from atdata.datasets.columns import Lying
-from atdata.datasets.steps import Pick, Step, Take, ValueStep, only_fields
+from atdata.datasets.columns import Lying, stack
+from atdata.datasets.steps import Pick, Select, Step, Take, ValueStep, only_fields, passing_type
 from atdata.errors import LensError, StepError
 from atdata.lenses.composition import compose
 from atdata.lenses.fields import FieldsLens
 from atdata.lenses.lens import Lens
 from atdata.lenses.network import registered
+from atdata.lenses.passing import Passing
 from atdata.samples import codec
+from atdata.samples.dictsample import DictSample
 from atdata.samples.fields import Array
+from atdata.samples.packable import only_keeps
 from atdata.samples.schema import Schema
 
-__all__ = ["AsType", "Seen", "column_lens", "lens_to", "type_to_read"]
+__all__ = ["AsType", "Decoded", "Passed", "Seen", "column_lens", "decoding", "lens_to"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,14 +41,32 @@ class AsType(ValueStep):
     def one(self, sample: Any, key: str | None) -> Any:
         """The view of a sample, or of one of a class with only the fields that the lens reads."""
         try:
-            chosen = vars(type(sample)).get("__atdata_selected__")
-            if chosen is not None and chosen[0] is self.lens.source:
+            if _selected_of(type(sample)) is self.lens.source:
                 return self.lens.get_partial(sample)
             return self.lens.get(sample)
         except Exception as error:
-            raise StepError(
-                f"the lens {self.lens.name} of an as_type step raised {type(error).__name__}: {error}", key=key
-            ) from error
+            raise self._failed(error).at(key=key) from error
+
+    def maker(self, given: type) -> Callable[[Any], Any]:
+        """What makes the view of a sample of class `given`; its errors do not know the key."""
+        read = self.lens.reader(partial=_selected_of(given) is self.lens.source)
+
+        def see(sample: Any) -> Any:
+            try:
+                return read(sample)
+            except Exception as error:
+                raise self._failed(error) from error
+
+        return see
+
+    def _failed(self, error: Exception) -> StepError:
+        return StepError(f"the lens {self.lens.name} of an as_type step raised {type(error).__name__}: {error}")
+
+
+def _selected_of(cls: type) -> type | None:
+    """The class of whose fields `cls` has only some; None when it is no such class."""
+    chosen = vars(cls).get("__atdata_selected__")
+    return None if chosen is None else chosen[0]
 
 
 def lens_to(view: type | Lens[Any, Any], sample_type: type) -> Lens[Any, Any]:
@@ -72,14 +93,69 @@ def lens_to(view: type | Lens[Any, Any], sample_type: type) -> Lens[Any, Any]:
     return view
 
 
-def type_to_read(stored_type: type, steps: Sequence[Step], schema: Schema | None) -> type:
-    """What stored samples are decoded as when these steps follow: no more than the lens of the first needs.
+@dataclasses.dataclass(frozen=True)
+class Decoded:
+    """What stored samples are decoded as when steps follow, and what is left to do then.
+
+    Attributes:
+        stored_type: the class to decode; of an `as_type` step no more than the lens reads, or, where lenses only pass
+            fields on, one whose decoding gives the views.
+        left: the steps that are left.
+        passing: what the lenses pass on that are in the decoding; None where none are.
+        proofs: the lenses among them, with what each was found to pass on.
+    """
+
+    stored_type: type
+    left: tuple[Step, ...]
+    passing: Passing | None = None
+    proofs: tuple[tuple[Lens[Any, Any], Passing | None], ...] = ()
+
+    @property
+    def holds(self) -> bool:
+        """Whether the lenses still do what they did."""
+        return not self.proofs or all(lens.passing is found for lens, found in self.proofs)
+
+
+def decoding(stored_type: type, steps: Sequence[Step], schema: Schema | None) -> Decoded:
+    """What stored samples are decoded as, and what is left to do.
 
     Args:
         stored_type: the class they are read as.
-        steps: what happens to each; those that only count samples change nothing.
+        steps: what happens to each; those that only count samples may be among them.
         schema: that of what is stored, where known.
     """
+    taken: list[int] = []
+    passing: Passing | None = None
+    proofs: list[tuple[Lens[Any, Any], Passing | None]] = []
+    for at, step in enumerate(steps):
+        if isinstance(step, Take | Pick):
+            continue
+        before = stored_type if passing is None else passing.view
+        found = _passing(step, before, proofs)
+        if found is None:
+            break
+        passing = found if passing is None else passing.then(found)
+        taken.append(at)
+    if passing is not None and any(isinstance(steps[at], AsType) for at in taken):
+        made = passing_type(stored_type, codec.Passes(passing.view, passing.fields, passing.made), schema)
+        if made is not None:
+            left = tuple(step for at, step in enumerate(steps) if at not in taken)
+            return Decoded(made, left, passing, tuple(proofs))
+    return Decoded(_only_read(stored_type, steps, schema), tuple(steps))
+
+
+def _passing(step: Step, before: type, proofs: list[tuple[Lens[Any, Any], Passing | None]]) -> Passing | None:
+    """What a step passes on of samples of the class `before`, when it does nothing else."""
+    if isinstance(step, Select) and not issubclass(before, DictSample) and only_keeps(before):
+        return Passing(before, step.type_after(before), {name: name for name in step.fields})
+    if not isinstance(step, AsType) or step.lens.source is not before:
+        return None
+    proofs += [(part, part.passing) for part in step.lens.parts if type(part) is Lens]
+    return step.lens.passing
+
+
+def _only_read(stored_type: type, steps: Sequence[Step], schema: Schema | None) -> type:
+    """The class with no more fields than the lens of the first step reads."""
     first = next((step for step in steps if not isinstance(step, Take | Pick)), None)
     if not isinstance(first, AsType) or first.lens.source is not stored_type:
         return stored_type
@@ -100,6 +176,42 @@ def column_lens(stored_type: type, steps: Sequence[Step]) -> Lens[Any, Any] | No
     lens = compose(*lenses)
     # What is code would run once for each column.
     return lens if lens.by_columns and all(isinstance(part, FieldsLens) for part in lens.parts) else None
+
+
+class Passed(Lying):
+    """Samples that nobody has decoded yet, and of which lenses only pass fields on.
+
+    Args:
+        lying: the stored samples.
+        stored_type: the class whose decoding gives the views.
+        passing: what is passed on.
+    """
+
+    __slots__ = ("_lying", "_passing", "_stored_type")
+
+    def __init__(self, lying: Lying, stored_type: type, passing: Passing) -> None:
+        self._lying = lying
+        self._stored_type = stored_type
+        self._passing = passing
+
+    def __len__(self) -> int:
+        return len(self._lying)
+
+    def samples(self, sample_type: type) -> list[Any]:
+        """The views; arrays are read-only."""
+        return self._lying.samples(self._stored_type)
+
+    def keyed(self, sample_type: type) -> Iterator[tuple[str, str, Any]]:
+        """URL of the shard, key and view."""
+        return self._lying.keyed(self._stored_type)
+
+    def column(self, sample_type: type, field: str) -> Any:
+        """One field of all views, new and the caller's own; None where only decoding can tell."""
+        origin = self._passing.fields.get(field)
+        if origin is not None:
+            return self._lying.column(self._stored_type, origin)
+        make = self._passing.made.get(field)
+        return None if make is None else stack([make() for _ in range(len(self._lying))])
 
 
 class Seen(Lying):

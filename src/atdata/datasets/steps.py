@@ -9,6 +9,7 @@ from __future__ import annotations
 import abc
 import copyreg
 import dataclasses
+import functools
 import hashlib
 import itertools
 import typing
@@ -40,6 +41,7 @@ __all__ = [
     "ValueStep",
     "apply",
     "only_fields",
+    "passing_type",
     "selected_type",
 ]
 
@@ -69,6 +71,10 @@ class ValueStep(Step):
     @abc.abstractmethod
     def one(self, sample: Any, key: str | None) -> Any:
         """What it makes of a sample."""
+
+    def maker(self, given: type) -> Callable[[Any], Any]:
+        """What makes another sample of one of class `given`; its errors do not know the key."""
+        return functools.partial(self.one, key=None)
 
     def run(self, samples: Keyed) -> Keyed:
         """The step over a stream of samples."""
@@ -303,8 +309,10 @@ def selected_type(cls: type, fields: tuple[str, ...]) -> type:
     if issubclass(cls, DictSample):
         return cls
     found = _selected.get((cls, fields))
-    if found is not None:
-        return found
+    return found if found is not None else _selected.setdefault((cls, fields), _selection(cls, fields))
+
+
+def _selection(cls: type, fields: tuple[str, ...]) -> type:
     known = [f.name for f in codec.plan(cls).fields]
     for name in fields:
         if name not in known:
@@ -320,7 +328,28 @@ def selected_type(cls: type, fields: tuple[str, ...]) -> type:
     made.__atdata_selected__ = (cls, fields)
     made = packable(made)
     codec.plan(made).ignore_unknown = True
-    return _selected.setdefault((cls, fields), made)
+    return typing.cast(type, made)
+
+
+def passing_type(stored_type: type, passes: codec.Passes, schema: Schema | None) -> type | None:
+    """A class to read stored samples as, of which each is passed on at once: decoding gives what `passes` says.
+
+    Args:
+        stored_type: the class that stored samples are of.
+        passes: what is passed on.
+        schema: that of what is stored, where known.
+
+    Returns:
+        The class, new at each call; None where that would read other samples than `stored_type` does.
+    """
+    fields = tuple(sorted(set(passes.fields.values())))
+    if not fields or only_fields(stored_type, fields, schema) is stored_type:
+        return None
+    made = _selection(stored_type, fields)
+    # With every field of the class, what is not known is an error as it is for the class.
+    codec.plan(made).ignore_unknown = len(fields) < len(codec.plan(stored_type).fields)
+    codec.pass_on(made, passes)
+    return made
 
 
 def only_fields(stored_type: type, fields: tuple[str, ...], schema: Schema | None) -> type:

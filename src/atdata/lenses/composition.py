@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypeVar, cast
@@ -9,8 +10,10 @@ from typing import Any, TypeVar, cast
 from atdata.errors import LensDefinitionError
 from atdata.lenses.columns import field_names, wanted
 from atdata.lenses.lens import Lens
+from atdata.lenses.passing import Passing
 from atdata.lenses.signatures import check_sample_type
 from atdata.samples.dictsample import DictSample
+from atdata.samples.packable import only_keeps
 
 __all__ = ["Composed", "Identity", "compose"]
 
@@ -43,6 +46,13 @@ class Identity(Lens[T, T]):
         if fields is None and issubclass(self.source, DictSample):
             return None
         return frozenset(field_names(self.source) if fields is None else fields)
+
+    @property
+    def passing(self) -> Passing | None:
+        """Every field, where the class has fields and does no more than keep them."""
+        if issubclass(self.source, DictSample) or not only_keeps(self.source):
+            return None
+        return Passing(self.source, self.view, {name: name for name in field_names(self.source)})
 
     @property
     def by_columns(self) -> bool:
@@ -99,6 +109,15 @@ class Composed(Lens[S, V]):
         return self._parts[0].reads_for(self._asked(fields)[0])
 
     @property
+    def passing(self) -> Passing | None:
+        """What all of its parts pass on, when none does anything else."""
+        found = self._parts[0].passing
+        for part in self._parts[1:]:
+            after = None if found is None else part.passing
+            found = None if found is None or after is None else found.then(after)
+        return found
+
+    @property
     def by_columns(self) -> bool:
         """Whether `get_columns` is possible: it is where it is for every part."""
         return all(part.by_columns for part in self._parts)
@@ -115,6 +134,23 @@ class Composed(Lens[S, V]):
         for part in reversed(self._parts[1:]):
             asked.append(part.reads_for(asked[-1]))
         return asked[::-1]
+
+    def reader(self, *, partial: bool = False) -> Callable[[Any], Any]:
+        """A function like `get`, or `get_partial`, for many samples: it has less to do for each."""
+        if not partial:
+            return self.get
+        first, *others = (
+            part.reader(partial=True) if asked is None else functools.partial(part.see_only, fields=asked)
+            for part, asked in zip(self._parts, self._asked(None), strict=True)
+        )
+
+        def read(sample: Any) -> Any:
+            found = first(sample)
+            for other in others:
+                found = other(found)
+            return found
+
+        return read
 
     def _see(self, source: Any) -> V:
         return cast(V, self.see_only(source, None))

@@ -14,12 +14,13 @@ from atdata.lenses.columns import field_names, parts_of, rows, stack, wanted
 from atdata.lenses.conversion import checked_bytes
 from atdata.lenses.declaration import Declaration, Rule, resolve
 from atdata.lenses.lens import Lens
+from atdata.lenses.passing import Passing
 from atdata.lenses.signatures import check_sample_type
 from atdata.samples import codec
 from atdata.samples.build import decode_default
 from atdata.samples.dictsample import DictSample
 from atdata.samples.fields import FieldType, Nested, Primitive
-from atdata.samples.packable import keeps_values
+from atdata.samples.packable import keeps_values, only_keeps
 
 __all__ = ["FieldsLens"]
 
@@ -87,6 +88,16 @@ class FieldsLens(Lens[S, V]):
             return frozenset(field_names(self.source))
         return frozenset(rule.source.partition(".")[0] for rule in self._rules_of(fields) if rule.source is not None)
 
+    @property
+    def passing(self) -> Passing | None:
+        """What the lens passes on, when it does nothing else: no cast, no scale, no part of a nested sample."""
+        moved = {rule.path: rule.source for rule in self.rules if rule.source is not None}
+        whole = not any("." in path for path in (*self._by_path, *moved.values()))
+        converts = any(rule.conversion is not None for rule in self.rules)
+        if not whole or converts or not only_keeps(self.source) or not only_keeps(self.view):
+            return None
+        return Passing(self.source, self.view, moved, dict(self._constants))
+
     def _rules_of(self, fields: Collection[str] | None) -> list[Rule]:
         if fields is None or not self._keeps[1]:
             return list(self.rules)
@@ -96,6 +107,10 @@ class FieldsLens(Lens[S, V]):
 
     def _see(self, source: Any) -> V:
         return cast(V, self._all(source))
+
+    def reader(self, *, partial: bool = False) -> Callable[[Any], Any]:
+        """A function like `get`, or `get_partial`, for many samples: it has less to do for each."""
+        return self._all if partial else self.get
 
     def see_only(self, source: Any, fields: Collection[str] | None) -> Any:
         """The view, or an object with no more than these fields of it: a part of a composed lens's reading."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from atdata.errors import LensError
 from atdata.lenses.columns import count, field_names, parts_of, stack, wanted
+from atdata.lenses.passing import Passing, Proof, prove
 from atdata.lenses.reading import fields_read
 from atdata.lenses.references import CodeReference, LensReference
 from atdata.lenses.signatures import check_putter, getter_types, local_names
@@ -88,6 +89,7 @@ class Lens(Generic[S, V]):
         self._getter: Callable[[S], V] = getter
         self._putter: Callable[[V, S], S] | None = None
         self._reads: frozenset[str] | None = None
+        self._proof: Proof | None = None
         # As of the function that it stands for.
         self.__name__: str = getter.__name__
         self.__qualname__: str = getter.__qualname__
@@ -220,6 +222,17 @@ class Lens(Generic[S, V]):
         return self._reads
 
     @property
+    def passing(self) -> Passing | None:
+        """What the lens passes on, when it does nothing else; None when it does, or nobody can tell."""
+        if type(self) is not Lens:
+            return None
+        proof = self._proof
+        if proof is not None and proof.holds(self._getter):
+            return proof.passing
+        self._proof = prove(self._getter, self.source, self.view)
+        return self._proof.passing
+
+    @property
     def by_columns(self) -> bool:
         """Whether `get_columns` is possible: it is unless a class that code reads computes its fields when made."""
         return issubclass(self.source, DictSample) or keeps_values(self.source)
@@ -251,14 +264,37 @@ class Lens(Generic[S, V]):
         try:
             view = self._see(source)
         except AttributeError as error:
-            if error.obj is source and self.reads is not None and error.name in field_names(self.source):
-                raise LensError(
-                    f"{self.name} reads the field {error.name!r}, which its code does not show; name it in the getter "
-                    f"itself as src.{error.name}",
-                    field=f"{self.source.__name__}.{error.name}",
-                ) from None
+            self._explain(error, source)
             raise
         return self._checked(view)
+
+    def _explain(self, error: AttributeError, source: Any) -> None:
+        """Say so, when what a getter raised was for a field that it reads, and that was not there."""
+        if error.obj is source and self.reads is not None and error.name in field_names(self.source):
+            raise LensError(
+                f"{self.name} reads the field {error.name!r}, which its code does not show; name it in the getter "
+                f"itself as src.{error.name}",
+                field=f"{self.source.__name__}.{error.name}",
+            ) from None
+
+    def reader(self, *, partial: bool = False) -> Callable[[Any], Any]:
+        """A function like `get`, or `get_partial`, for many samples: it has less to do for each."""
+        whole = self.get_partial if partial else self.get
+        if type(self) is not Lens:
+            return whole
+        getter, source, view = self._getter, self.source, self.view
+
+        def read(sample: Any) -> Any:
+            if not partial and not isinstance(sample, source):
+                return whole(sample)
+            try:
+                seen = getter(sample)
+            except AttributeError as error:
+                self._explain(error, sample)
+                raise
+            return seen if type(seen) is view else self._checked(seen)
+
+        return read
 
     def put(self, view: V, source: S) -> S:
         """`source`, changed so that it looks like `view`.

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from atdata.samples import codec
-from atdata.samples.packable import keeps_values
+from atdata.samples.packable import only_keeps
 
 __all__ = ["fields_read"]
 
@@ -29,7 +29,7 @@ def fields_read(getter: Any, sample_type: type) -> frozenset[str]:
     names = frozenset(f.name for f in codec.plan(sample_type).fields)
     code = getter.__code__
     plain = code.co_argcount == 1 and not code.co_flags & (inspect.CO_VARARGS | inspect.CO_VARKEYWORDS)
-    if not plain or not _is_plain(sample_type, names):
+    if not plain or not only_keeps(sample_type):
         return names
     found: set[str] = set()
     for name in _attributes(code, code.co_varnames[0]):
@@ -37,13 +37,6 @@ def fields_read(getter: Any, sample_type: type) -> frozenset[str]:
             return names
         found.add(name)
     return frozenset(found)
-
-
-def _is_plain(sample_type: type, names: frozenset[str]) -> bool:
-    """Whether reading a field of the class is no more than that."""
-    special = any("__getattr__" in vars(c) or "__getattribute__" in vars(c) for c in sample_type.__mro__[:-1])
-    computed = any(isinstance(inspect.getattr_static(sample_type, name, None), property) for name in names)
-    return keeps_values(sample_type) and not special and not computed
 
 
 def _attributes(code: types.CodeType, sample: str) -> Iterator[str | None]:

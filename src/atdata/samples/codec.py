@@ -7,6 +7,7 @@ extension types, no version, no class name.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import operator
 import typing
 from collections.abc import Callable
@@ -21,7 +22,7 @@ from atdata.samples.decode import explain, from_wire, wire_type
 from atdata.samples.encode import ArrayKind, ArrayWriter, Mismatch, check_dims, pack, small
 from atdata.samples.fields import Array, FieldType, OptionalOf, Primitive, field_type
 
-__all__ = ["Field", "Plan", "plan"]
+__all__ = ["Field", "Passes", "Plan", "pass_on", "plan"]
 
 MISSING = dataclasses.MISSING
 
@@ -43,12 +44,33 @@ class Field:
     kw_only: bool = False
 
 
-class Plan:
-    """How one sample class is written and read."""
+class Passes(typing.NamedTuple):
+    """What is made of a sample while it is decoded: an object that its fields are passed on to.
 
-    def __init__(self, cls: type, fields: list[Field]) -> None:
+    Attributes:
+        view: the class of that.
+        fields: for the arguments of its `__init__` that are a field of the sample, the name of that.
+        made: for the others, what makes the value.
+    """
+
+    view: type
+    fields: typing.Mapping[str, str]
+    made: typing.Mapping[str, Callable[[], Any]]
+
+
+class Plan:
+    """How one sample class is written and read.
+
+    Args:
+        cls: the class.
+        fields: its fields.
+        passes: what is made of each sample while it is decoded; None for the sample itself.
+    """
+
+    def __init__(self, cls: type, fields: list[Field], passes: Passes | None = None) -> None:
         self.cls = cls
         self.fields = fields
+        self.passes = passes
         self.nodes = {f.name: f.type for f in fields}
         # Packed name, the exact type that msgspec packs as it is (or ndarray), and the function for the rest.
         self._write: list[tuple[bytes, type | None, Any]] = []
@@ -204,14 +226,48 @@ class Plan:
         self._wire = (decoder, build)
         return self._wire
 
+    def make(self, values: dict[str, Any]) -> Any:
+        """The sample, or what is made of it, of field values by name; those with a default may be missing."""
+        if self.passes is None:
+            return self.cls(**values)
+        for name, default in _defaults(self.cls).items():
+            if name not in values:
+                values[name] = default()
+        return self._passed()([values[f.name] for f in self.fields])
+
+    def _passed(self) -> Callable[[list[Any]], Any]:
+        """What makes the view of field values, in the order of the fields."""
+        assert self.passes is not None
+        view, origins, made = self.passes
+        index = {f.name: i for i, f in enumerate(self.fields)}
+        arguments = [(f.name, f.kw_only) for f in plan(view).fields]
+        makers = [made[name] for name, _ in arguments if name in made]
+        order, at = [], len(index)
+        for name, _ in arguments:
+            order.append(index[origins[name]] if name in origins else at)
+            at += name in made
+        pick: Any = operator.itemgetter(*order) if len(order) > 1 else lambda values: (values[order[0]],)
+        straight = order == list(range(len(index)))
+        if not makers and not any(by_name for _, by_name in arguments):
+            return (lambda values: view(*values)) if straight else lambda values: view(*pick(values))
+        names = [name for name, _ in arguments]
+
+        def passed(values: list[Any]) -> Any:
+            values += [maker() for maker in makers]
+            return view(**dict(zip(names, pick(values), strict=True)))
+
+        return passed
+
     def _builder(self) -> Callable[[Any], Any]:
         cls, fields = self.cls, self.fields
         names = [f.name for f in fields]
         unset = msgspec.UNSET
         converts = [(i, c) for i, f in enumerate(fields) if (c := from_wire(f.type)) is not None]
-        defaults = any(f.has_default for f in fields)
+        maybe = [i for i, f in enumerate(fields) if f.has_default]
         by_name = any(f.kw_only for f in fields)
         astuple = msgspec.structs.astuple
+        passed = None if self.passes is None else self._passed()
+        fills = [] if passed is None else [(names.index(n), d) for n, d in _defaults(cls).items()]
 
         def build(wire: Any) -> Any:
             values = list(astuple(wire))
@@ -222,11 +278,32 @@ class Plan:
                         values[i] = convert(values[i])
             except Mismatch as error:
                 raise Mismatch(error.message, f".{names[i]}{error.path}") from None
-            if by_name or (defaults and any(v is unset for v in values)):
-                return cls(**{n: v for n, v in zip(names, values, strict=True) if v is not unset})
-            return cls(*values)
+            if passed is not None:
+                for i, default in fills:
+                    if values[i] is unset:
+                        values[i] = default()
+                return passed(values)
+            for i in maybe:
+                if values[i] is unset:
+                    return cls(**{n: v for n, v in zip(names, values, strict=True) if v is not unset})
+            return cls(**dict(zip(names, values, strict=True))) if by_name else cls(*values)
 
         return build
+
+
+def _defaults(cls: type) -> dict[str, Callable[[], Any]]:
+    """What makes the default of each field that has one, of a class whose own `__init__` does no more."""
+    found: dict[str, Callable[[], Any]] = {}
+    for f in dataclasses.fields(cls):
+        if f.default is not MISSING:
+            found[f.name] = functools.partial(_same, f.default)
+        elif f.default_factory is not MISSING:
+            found[f.name] = f.default_factory
+    return found
+
+
+def _same(value: Any) -> Any:
+    return value
 
 
 def _array_node(node: FieldType) -> tuple[Array | None, bool]:
@@ -263,6 +340,19 @@ class _Holder:
 
 
 _lock = shared_lock()
+
+
+def pass_on(cls: type, passes: Passes) -> None:
+    """Let what `passes` says be made of every sample of `cls` that is decoded.
+
+    The class is made for this alone; its fields are read in the order in which the view wants them.
+    """
+    before = plan(cls)
+    first = list(dict.fromkeys(passes.fields.values()))
+    fields = sorted(before.fields, key=lambda f: first.index(f.name) if f.name in first else len(first))
+    made = Plan(cls, fields, passes)
+    made.ignore_unknown = before.ignore_unknown
+    cls.__atdata_plan__ = _Holder(made)  # type: ignore[attr-defined]
 
 
 def plan(cls: type) -> Plan:

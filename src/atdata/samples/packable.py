@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import sys
+import types
 import typing
 import uuid
 from collections.abc import Iterator
@@ -15,7 +17,17 @@ from numpy.typing import NDArray
 from atdata.errors import SampleDecodeError, SchemaError
 from atdata.samples import codec
 
-__all__ = ["MEMBERS", "Packable", "equal_values", "keeps_values", "make_packable", "pack", "packable", "unpack"]
+__all__ = [
+    "MEMBERS",
+    "Packable",
+    "equal_values",
+    "keeps_values",
+    "make_packable",
+    "only_keeps",
+    "pack",
+    "packable",
+    "unpack",
+]
 
 T = TypeVar("T")
 
@@ -161,6 +173,26 @@ def keeps_values(sample_type: type) -> bool:
     # `dataclass` compiles its methods from text; a method in a file is the user's own.
     made = getattr(getattr(sample_type.__init__, "__code__", None), "co_filename", "")  # type: ignore[misc]
     return made == "<string>" and not hasattr(sample_type, "__post_init__")
+
+
+def only_keeps(sample_type: type) -> bool:
+    """Whether making a sample and reading its fields does no more than keep values and give them back.
+
+    No code of a user's runs: there is no `__init__`, `__post_init__`, `__new__`, `__setattr__`, `__getattr__` or
+    `__getattribute__` of their own, no property or other descriptor in the place of a field, and no metaclass with a
+    way of its own to make samples.
+    """
+    cls: Any = sample_type
+    if not keeps_values(cls) or type(cls).__call__ is not type.__call__:
+        return False
+    if cls.__new__ is not object.__new__ or cls.__getattribute__ is not object.__getattribute__:
+        return False
+    if cls.__setattr__ is not object.__setattr__ and not _made_by_dataclass(cls.__setattr__):  # made for frozen ones
+        return False
+    if any("__getattr__" in vars(base) for base in cls.__mro__[:-1]):
+        return False
+    members = [inspect.getattr_static(cls, f.name, None) for f in dataclasses.fields(cls)]
+    return all(isinstance(m, types.MemberDescriptorType) or not hasattr(type(m), "__set__") for m in members)
 
 
 def equal_values(a: Any, b: Any) -> bool:

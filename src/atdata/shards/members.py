@@ -172,7 +172,7 @@ class _Members:
                 values[name] = read(parts[extension])
         except Mismatch as error:
             raise self._error(name, error.message, error.path) from None
-        return self._cls(**values)
+        return self._plan.make(values)
 
     def _layout(self, raw: RawSample) -> list[tuple[str, str, Read]]:
         chosen: dict[str, str] = {}
