@@ -9,6 +9,7 @@ from types import EllipsisType, TracebackType
 from typing import Any, Self, TypeVar
 
 from atdata.atmosphere import blobs, repository
+from atdata.atmosphere.credentials import Account, Credentials, choose
 from atdata.atmosphere.http import Http
 from atdata.atmosphere.identity import DIRECTORY, Identity, Resolver, keep
 from atdata.atmosphere.repository import Record, Write, Written
@@ -65,6 +66,8 @@ class Atmosphere:
         self._revisions: dict[str, str] = {}
         self._blob_limit: int | None = None
         self._base: str | None = None
+        # Who logs in anew where this client was pickled to: a saved login, or that of the environment.
+        self._again: str | None = None
 
     @classmethod
     def login(
@@ -77,10 +80,11 @@ class Atmosphere:
         allow_private: bool | None = None,
         handles_at: str | None = None,
     ) -> Self:
-        """Log in by password.
+        """Log in by password; without one, with the login that the environment names or `atdata login` saved.
 
         Args:
-            identifier: handle or DID.
+            identifier: handle or DID. Without a password, of a saved login; by default `ATDATA_HANDLE` (with
+                `ATDATA_APP_PASSWORD`, where there is one), or the account that was logged in last.
             password: best an app password, which can be revoked by itself.
             pds_url: the account's server, used as it is given; by default the one that its identity names.
             directory: see `Atmosphere`.
@@ -88,32 +92,57 @@ class Atmosphere:
             handles_at: see `Atmosphere`; for a handle under `.test`, by default `pds_url`.
 
         Raises:
-            LoginError: the password is wrong, or does not suffice.
+            LoginError: the password is wrong, or does not suffice; or nobody has logged in.
             IdentityError: there is no such account.
         """
-        if identifier is None or password is None:
-            raise LoginError("nobody is logged in: give a handle and an app password")
-        name = identifier.removeprefix("@")
+        if identifier is None and password is not None:
+            raise LoginError("a password is given, and nobody it belongs to: give a handle too")
+        who = choose(identifier) if password is None else (str(identifier), password)
+        if isinstance(who, Account):
+            name, pds_url = who.handle or who.did, who.pds if who.given else None
+        else:
+            name = who[0].removeprefix("@")
         if pds_url is not None and name.endswith(".test") and handles_at is None:
             handles_at = os.environ.get("ATDATA_HANDLES_AT") or pds_url
         client = cls(directory=directory, allow_private=allow_private, handles_at=handles_at)
         try:
-            base = pds_url or client.resolver.resolve(name, handle=False).pds
-            session = PasswordSession.create(base, client.http, name, password)
-            identity = client.resolver.resolve(session.did)
-            if is_did(name) and name != session.did:
-                raise LoginError(f"the server logged in {session.did} instead of {name}", url=base)
+            if isinstance(who, Account):
+                client._resume(who)
+            else:
+                client._enter(name, who[1], pds_url)
         except BaseException:
             client.close()
             raise
-        client.auth, client.identity = session, identity
-        client._base = pds_url
+        if password is None:
+            client._again = who.did if isinstance(who, Account) else name
         return client
+
+    def _enter(self, name: str, password: str, pds_url: str | None) -> None:
+        base = pds_url or self.resolver.resolve(name, handle=False).pds
+        session = PasswordSession.create(base, self.http, name, password)
+        identity = self.resolver.resolve(session.did)
+        if is_did(name) and name != session.did:
+            raise LoginError(f"the server logged in {session.did} instead of {name}", url=base)
+        self.auth, self.identity, self._base = session, identity, pds_url
+
+    def _resume(self, account: Account) -> None:
+        from atdata.atmosphere.login import resume
+
+        identity = self.resolver.resolve(account.did)
+        if not account.given and identity.pds != account.pds:
+            raise LoginError(
+                f"{account.handle or account.did} has moved to {identity.pds} since the login: run atdata login again",
+                url=account.pds,
+            )
+        self.auth, self.identity = resume(account, self.http, Credentials()), identity
+        self._base = account.pds if account.given else None
 
     @property
     def did(self) -> str | None:
         """The DID of the account that is logged in; None when nobody is."""
-        return None if self.auth is None else self.auth.did
+        if self.auth is None:
+            return self.identity.did if self._again and self.identity else None
+        return self.auth.did
 
     @property
     def handle(self) -> str | None:
@@ -124,7 +153,9 @@ class Atmosphere:
         return f"Atmosphere({(self.handle or self.did or 'anonymous')})"
 
     def __reduce__(self) -> Any:
-        return (_anonymous, (self.directory, self.allow_private, self.resolver.handles_at, dict(self._revisions)))
+        again = (self._again, self.identity, self._base) if self._again is not None else None
+        place = (self.directory, self.allow_private, self.resolver.handles_at)
+        return (_unpickled, (place, dict(self._revisions), again))
 
     def resolve(self, actor: str) -> Identity:
         """The identity behind a handle, with or without `@`, or a DID; see `Resolver.resolve`."""
@@ -276,16 +307,31 @@ class Atmosphere:
         yield from first
         yield from rest
 
+    def _log_in_again(self) -> None:
+        """As `login` did in the process that this client was pickled in; now that it is needed."""
+        who = choose(self._again)
+        if isinstance(who, Account):
+            self._resume(who)
+        else:
+            self._enter(who[0].removeprefix("@"), who[1], self._base)
+
     def _writing(self) -> tuple[str, Xrpc]:
         """The own account and its server."""
+        if self.auth is None and self._again is not None:
+            self._log_in_again()
         if self.auth is None or self.identity is None:
             raise LoginError("nobody is logged in: use Atmosphere.login")
         return self.auth.did, Xrpc(self._base or self.identity.pds, self.http, self.auth)
 
 
-def _anonymous(directory: str, allow_private: bool, handles_at: str | None, seen: dict[str, str]) -> Atmosphere:
+def _unpickled(
+    place: tuple[str, bool, str | None], revisions: dict[str, str], again: tuple[str, Identity, str | None] | None
+) -> Atmosphere:
+    directory, allow_private, handles_at = place
     client = Atmosphere(directory=directory, allow_private=allow_private, handles_at=handles_at)
-    client._revisions = seen
+    client._revisions = revisions
+    if again is not None:
+        client._again, client.identity, client._base = again
     return client
 
 

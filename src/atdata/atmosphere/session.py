@@ -123,7 +123,7 @@ class PasswordSession:
 
     def answered(self, sent: Headers, status: int, headers: Headers, error: str) -> bool:
         """True when the token that was sent is no longer good, and there is a new one."""
-        if error != "ExpiredToken" and status != 401:
+        if error not in ("ExpiredToken", "InvalidToken") and status != 401:
             return False
         return self.renew(sent.get("authorization", "").removeprefix("Bearer "))
 
