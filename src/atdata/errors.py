@@ -392,7 +392,24 @@ class IdentityError(AtmosphereError, LookupError):
 
 
 class LoginError(AtmosphereError, PermissionError):
-    """The password is wrong, nobody is logged in, or the session was revoked."""
+    """The password is wrong, nobody is logged in, or the session was revoked.
+
+    Attributes:
+        error: what the server calls it, such as `AuthenticationRequired`; "" where it was not the server.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        error: str = "",
+        url: str | None = None,
+        offset: int | None = None,
+        key: str | None = None,
+        field: str | None = None,
+    ) -> None:
+        super().__init__(message, url=url, offset=offset, key=key, field=field)
+        self.error = error
 
 
 class XrpcError(AtmosphereError):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Self
 
@@ -14,7 +15,7 @@ from atdata.atmosphere.credentials import Kept
 from atdata.atmosphere.http import Headers, Http
 from atdata.atmosphere.syntax import is_did, shown
 from atdata.atmosphere.xrpc import Xrpc
-from atdata.errors import AtmosphereError, LoginError, XrpcError
+from atdata.errors import AtmosphereError, LoginError, RateLimitError, XrpcError
 
 __all__ = ["PasswordSession", "Tokens"]
 
@@ -216,9 +217,17 @@ def _taken(found: dict[str, Any], base: str) -> Tokens:
 def _refused(error: LoginError | XrpcError, identifier: str, base: str) -> AtmosphereError:
     """What a failed login tells; never a text of the server, which was sent the password."""
     who = shown(identifier)
-    name = getattr(error, "error", "")
-    if isinstance(error, XrpcError) and error.status == 429:
-        return error
+    name = error.error
+    if isinstance(error, RateLimitError):
+        after = "" if error.retry_at is None else f" for {max(0.0, error.retry_at - time.time()):.0f} s"
+        return RateLimitError(
+            f"the server takes no more logins of {who}{after}",
+            retry_at=error.retry_at,
+            status=error.status,
+            error=name,
+            nsid=error.nsid,
+            url=base,
+        )
     if name == "AuthFactorTokenRequired":
         return LoginError(
             f"the account {who} wants a code from an e-mail at each login: make an app password for it, or log in by "

@@ -197,7 +197,8 @@ class Xrpc:
         if answer.status == 413:
             return XrpcError(f"{nsid}: this is more than the server takes (413){colon}", **place)
         if answer.status == 401:
-            return LoginError(f"{nsid}: the server wants another login ({name or 401}){colon}", url=self.base)
+            said = f"{nsid}: the server wants another login ({name or 401}){colon}"
+            return LoginError(said, error=name, url=self.base)
         return XrpcError(f"{nsid}: the server answers {answer.status} {name}".rstrip() + colon, **place)
 
 
