@@ -109,9 +109,12 @@ def test_a_login_to_what_is_no_server_of_the_network(rude: RudeServer) -> None:
     options: dict[str, Any] = {"pds_url": rude.url(), "directory": rude.url(), "allow_private": True}
     with pytest.raises(LoginError, match=r"the login of 'alice.test' is refused: 404"):
         Atmosphere.login("alice.test", "x", **options)
-    for nonsense in ({}, {"did": "did:plc:a", "handle": "a.test", "accessJwt": "a", "refreshJwt": 5},
-                     {"did": "x", "handle": "a.test", "accessJwt": "a", "refreshJwt": "b"},
-                     {"did": "did:plc:a", "handle": "a.test", "accessJwt": "a\r\nX: y", "refreshJwt": "b"}):  # fmt: skip
+    for nonsense in (
+        {},
+        {"did": "did:plc:a", "handle": "a.test", "accessJwt": "a", "refreshJwt": 5},
+        {"did": "x", "handle": "a.test", "accessJwt": "a", "refreshJwt": "b"},
+        {"did": "did:plc:a", "handle": "a.test", "accessJwt": "a\r\nX: y", "refreshJwt": "b"},
+    ):
         rude.json("/xrpc/com.atproto.server.createSession", nonsense)
         with pytest.raises(AtmosphereError, match=r"the server's answer to the login makes no sense"):
             Atmosphere.login("alice.test", "x", **options)
@@ -145,7 +148,7 @@ def test_too_many_logins(atproto: SharedNetwork, rude: RudeServer) -> None:
     body = b'{"error":"RateLimitExceeded","message":"Rate Limit Exceeded"}'
     rude.answer("/xrpc/com.atproto.server.createSession", 429, body, {"RateLimit-Reset": f"{time.time() + 300:.0f}"})
     with pytest.raises(
-        RateLimitError, match=r"the server takes no more logins of 'alice.test' for (299|300) s"
+        RateLimitError, match=r"the server takes no more logins of 'alice.test' for (2\d\d|300) s"
     ) as caught:
         Atmosphere.login("alice.test", "x", pds_url=rude.url(), allow_private=True)
     assert 290 < (caught.value.retry_at or 0) - time.time() < 301
