@@ -30,6 +30,7 @@ NAMES = {
     "LensNetwork",
     "LocalDiskStore",
     "LocalIndex",
+    "PDSBlobStore",
     "Packable",
     "S3DataStore",
     "SampleBatch",

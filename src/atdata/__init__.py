@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from atdata.stores.base import AbstractDataStore
     from atdata.stores.disk import LocalDiskStore
     from atdata.stores.opening import open_store
+    from atdata.stores.pds import PDSBlobStore
     from atdata.stores.s3 import S3DataStore
     from atdata.testing.laws import check_laws
 
@@ -45,6 +46,7 @@ _HOMES = {
     "LensNetwork": "atdata.lenses.network",
     "LocalDiskStore": "atdata.stores.disk",
     "LocalIndex": "atdata.index.local",
+    "PDSBlobStore": "atdata.stores.pds",
     "Packable": "atdata.samples.packable",
     "S3DataStore": "atdata.stores.s3",
     "SampleBatch": "atdata.datasets.batch",
@@ -75,6 +77,7 @@ __all__ = [
     "LensNetwork",
     "LocalDiskStore",
     "LocalIndex",
+    "PDSBlobStore",
     "Packable",
     "S3DataStore",
     "SampleBatch",

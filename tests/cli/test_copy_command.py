@@ -72,7 +72,7 @@ def test_each_side_can_have_its_own_credentials(run, rgw, bucket, own_rgw, datas
         ("s3://{bucket}//v1", "the prefix '/v1' cannot be used"),
         ("s3://{bucket}/a/../b", "the prefix 'a/../b' cannot be used"),
         ("s3://there-is-none/v1", "does not exist; make it first"),
-        ("https://example.org/v1", "web servers are read, not written: give a folder, s3://, gs:// or az://"),
+        ("https://example.org/v1", "web servers are read, not written: give a folder, s3://, gs://, az:// or at://"),
         ("ftp://example.org/v1", "no store is known for ftp:// URLs"),
         ("signs/v1", "source and destination are the same place; nothing was changed"),
         ("signs/../signs/v1/", "source and destination are the same place; nothing was changed"),

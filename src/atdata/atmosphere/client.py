@@ -210,6 +210,11 @@ class Atmosphere:
         did, server = self._writing()
         repository.delete_record(server, did, collection, rkey)
 
+    def latest_commit(self) -> str:
+        """The CID of the own repository's latest commit, for `apply_writes` to hold on to."""
+        did, server = self._writing()
+        return repository.latest_commit(server, did)
+
     # -- blobs
 
     @property

@@ -24,6 +24,7 @@ __all__ = [
     "Written",
     "apply_writes",
     "delete_record",
+    "latest_commit",
     "list_records",
     "prove_record",
     "put_record",
@@ -220,7 +221,7 @@ def apply_writes(server: Xrpc, did: str, writes: Sequence[Write], *, swap_commit
             raise
         done += written
         if swap_commit is not None:
-            swap_commit = commit or _latest(server, did)
+            swap_commit = commit or latest_commit(server, did)
     return done
 
 
@@ -369,5 +370,6 @@ def _text(found: Mapping[str, Any], name: str, server: Xrpc) -> str:
     return value
 
 
-def _latest(server: Xrpc, did: str) -> str:
+def latest_commit(server: Xrpc, did: str) -> str:
+    """The CID of a repository's latest commit."""
     return _text(server.query("com.atproto.sync.getLatestCommit", {"did": did}), "cid", server)

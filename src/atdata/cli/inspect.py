@@ -17,7 +17,6 @@ from atdata.datasets.sources import Located, ShardRef, locate
 from atdata.errors import AtdataError
 from atdata.samples import codec
 from atdata.samples.dictsample import DictSample
-from atdata.shards.manifest import manifest_name
 from atdata.shards.manifest_file import read_manifest
 from atdata.shards.reader import BufferShard
 from atdata.stores.flight import Stop, in_flight
@@ -119,8 +118,7 @@ def _facts(opening: Opening, access: Access, number: int, ref: ShardRef) -> Shar
 def _manifest(opening: Opening, ref: ShardRef) -> str:
     """Whether there is a manifest: "yes", "no", "foreign", or what is wrong with it."""
     info = ref.info
-    name = manifest_name(ref.url.rpartition("/")[2])
-    url = None if name is None else opening.beside(ref.url, name)
+    url = opening.manifest(ref.url, info)
     if url is None:
         return "no"
     try:

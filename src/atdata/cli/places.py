@@ -10,8 +10,8 @@ from atdata.errors import StoreError
 from atdata.samples.dictsample import DictSample
 from atdata.stores.base import DataStore
 from atdata.stores.disk import LocalDiskStore, local_path
-from atdata.stores.objects import ObjectStore
 from atdata.stores.opening import Opening, open_store
+from atdata.stores.web import HttpDataStore
 
 __all__ = ["destination", "opening_with", "type_of"]
 
@@ -38,12 +38,18 @@ def destination(url: str, credentials: Path | None = None) -> tuple[DataStore, s
         if whole.is_file() or not whole.name:
             raise StoreError("the destination is not a folder of its own; give another", url=url)
         return LocalDiskStore(whole.parent), whole.name
-    store = open_store(url) if credentials is None else _s3_store(url, credentials)
-    if not isinstance(store, ObjectStore):
-        raise StoreError("web servers are read, not written: give a folder, s3://, gs:// or az://", url=url)
+    if url.startswith("at://"):
+        from atdata.atmosphere.client import Atmosphere
+
+        store = open_store(url, client=Atmosphere.login())
+    else:
+        store = open_store(url) if credentials is None else _s3_store(url, credentials)
+    if isinstance(store, HttpDataStore):
+        raise StoreError("web servers are read, not written: give a folder, s3://, gs://, az:// or at://", url=url)
     prefix = url.partition("://")[2].partition("/")[2]
     if not prefix.strip("/"):
-        raise StoreError(f"give a folder in it too, for example {store.base}training/v1", url=url)
+        start = "/".join(url.split("/")[:3])
+        raise StoreError(f"give a folder in it too, for example {start}/training/v1", url=url)
     return store, prefix
 
 

@@ -21,7 +21,7 @@ from atdata.errors import (
 )
 from atdata.shards.compression import compression, open_archive
 from atdata.shards.grouping import RawSample, group
-from atdata.shards.manifest import Manifest, header_name, manifest_name
+from atdata.shards.manifest import Manifest, header_name
 from atdata.shards.manifest_file import read_manifest
 from atdata.shards.members import decoder
 from atdata.shards.tar import StreamSource, walk
@@ -144,9 +144,8 @@ class ShardCheck:
 
     def _manifest(self) -> Manifest | None:
         """The shard's manifest, when there is one that can be its own."""
-        name = manifest_name(self._name)
         info = None if self._info is None else self._info.manifest
-        url = None if name is None else self._opening.beside(self._ref.url, name)
+        url = self._opening.manifest(self._ref.url, self._info)
         if url is None:
             return None
         data = self._opening.read(url)
@@ -166,7 +165,7 @@ class ShardCheck:
         try:
             manifest = read_manifest(data, url=url)
             if manifest is None:
-                self._found.notes.append(f"{name}: another tool's manifest, not used and not checked")
+                self._found.notes.append(f"{url.rpartition('/')[2]}: another tool's manifest, not used and not checked")
                 return None
         except ManifestError as error:
             self._wrong(error, url=url)
@@ -202,7 +201,7 @@ class ShardCheck:
             if name in made.table.column_names and not manifest.table[name].equals(made.table[name]):
                 self._wrong(
                     ManifestError(f"the manifest's column {name!r} differs from the samples"),
-                    url=self._opening.beside(self._ref.url, manifest_name(self._name) or ""),
+                    url=self._opening.manifest(self._ref.url, self._info),
                 )
 
     # -- samples -------------------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from atdata.datasets import checks
 from atdata.datasets.opener import Opened, Opener, Verify
 from atdata.datasets.remote import RemoteShard
 from atdata.datasets.selection import Places
-from atdata.datasets.sources import DataSource, Located, is_source
+from atdata.datasets.sources import DataSource, Located, ShardRef, is_source
 from atdata.errors import IntegrityError
 from atdata.forks import cached_property
 from atdata.shards.manifest_columns import ManifestColumns
@@ -66,7 +66,11 @@ class Access:
     @property
     def cached(self) -> bool:
         """Whether shards on servers are brought into a cache."""
-        return self._cache is not None
+        return all(map(self._keeps, self.refs))
+
+    def _keeps(self, ref: ShardRef) -> bool:
+        """Whether a shard, where it lies on a server, is brought into a cache."""
+        return self._cache is not None or self._opening.account_store(ref.url) is not None
 
     @property
     def workers(self) -> int:
@@ -124,7 +128,7 @@ class Access:
         """
         ref = self.refs[number]
         kept = self._recall(number)
-        if kept is None and self._cache is None and self._opening.path(ref.url) is None:
+        if kept is None and not self._keeps(ref) and self._opening.path(ref.url) is None:
             kept = self.current(number)
         if kept is not None:
             manifest = kept.shard.manifest
@@ -235,7 +239,7 @@ class Access:
         if ref.info is None:
             return not isinstance(self._open(number).shard, StreamShard)
         # Without a manifest or a cache, a shard on a server would be brought whole for every sample.
-        return ref.info.manifest is not None or self._cache is not None or self._path(number) is not None
+        return ref.info.manifest is not None or self._keeps(ref) or self._path(number) is not None
 
     def check_count(self, number: int, count: int) -> None:
         """Shard `number` was read to its end, and gave `count` samples.

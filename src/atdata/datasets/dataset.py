@@ -114,9 +114,9 @@ class Dataset(Generic[T]):
         if verify not in ("first", "always", "never"):
             raise ValueError(f"verify is 'first', 'always' or 'never', not {verify!r}")
         self._source = source
-        self._opening = Opening(store)
         self._verify: Verify = verify
         self._cache = _cache(cache)
+        self._opening = Opening(store, self._cache)
         self._located: Located | None = locate(source, self._opening)
         self._samples: Iterable[T] | None = None
         self._key: Callable[[T], str] | None = None

@@ -16,7 +16,7 @@ from atdata.datasets.remote import RemoteShard
 from atdata.datasets.sources import DataSource, ShardRef
 from atdata.errors import DatasetNotFoundError, IntegrityError
 from atdata.shards.compression import compression
-from atdata.shards.manifest import Manifest, manifest_name
+from atdata.shards.manifest import Manifest
 from atdata.shards.manifest_columns import ManifestColumns, read_columns
 from atdata.shards.manifest_file import read_manifest
 from atdata.shards.reader import BufferShard, Shard, StreamShard
@@ -120,8 +120,9 @@ class Opener:
     def _far(self, ref: ShardRef, file: StoredObject) -> Opened:
         """A shard on a server: by ranges with a manifest, else whole where its digest is known, else as a stream."""
         expected = ref.digest
-        if self._cache is not None and expected is not None:
-            return self._cached(self._cache, ref, file, expected)
+        cache = self._cache or file.cache
+        if cache is not None and expected is not None:
+            return self._cached(cache, ref, file, expected)
         self._check_size(ref, file.size)
         manifest = self._manifest(ref, file.size)
         if manifest is not None:
@@ -182,13 +183,11 @@ class Opener:
         """What is read of the manifest beside a shard of that size; None where there is none."""
         if ref.info is None and ref.sha256 is not None:
             return None  # nobody vouches for one: what it says could be anything
-        shard = self._opening.address(ref.url)
-        name = manifest_name(shard.rpartition("/")[2])
         info = None if ref.info is None else ref.info.manifest
         far = self._opening.path(ref.url) is None
-        if name is None or (far and ref.info is not None and info is None):
+        if far and ref.info is not None and info is None:
             return None  # the record says that there is none: no need to ask the server
-        url = self._opening.beside(ref.url, name)
+        url = self._opening.manifest(ref.url, ref.info)
         data = None if url is None else self._read_beside(ref, url)
         if data is None:
             return None  # an accelerator: everything works without it

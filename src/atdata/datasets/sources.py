@@ -8,17 +8,21 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any, Protocol, runtime_checkable
+from typing import IO, TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import msgspec
 
 from atdata.errors import DatasetNotFoundError, StoreError, UnsafeNameError
 from atdata.samples.schema import Schema
 from atdata.stores.base import WrittenShards
+from atdata.stores.blobs import sha256_in, take_apart
 from atdata.stores.disk import local_path, recover
 from atdata.stores.http import public_url
 from atdata.stores.opening import Opening
 from atdata.stores.record import RECORD_NAME, CommitRecord, ShardInfo
+
+if TYPE_CHECKING:
+    from atdata.stores.pds import PDSBlobStore
 
 __all__ = ["DataSource", "Located", "ShardRef", "expand_braces", "is_source", "locate"]
 
@@ -113,10 +117,16 @@ def is_source(source: Any) -> bool:
 
 def _as_written(urls: WrittenShards) -> bool:
     """Whether the list still says what its record says; it is a list, so that people sort and cut it."""
-    return [url.rpartition("/")[2] for url in urls] == [shard.name for shard in urls.shards]
+    return len(urls) == len(urls.shards) and all(
+        url.rpartition("/")[2] == shard.name or sha256_in(url) == shard.sha256
+        for url, shard in zip(urls, urls.shards, strict=True)
+    )
 
 
 def _from_text(text: str, opening: Opening) -> Located:
+    account = opening.account_store(text)
+    if account is not None:
+        return _from_list([text], opening) if take_apart(text) is not None else _from_account(text, account)
     far = opening.far(text)
     path = None if far else local_path(text) if "{" in text else opening.path(text)
     if path is not None and os.path.exists(path):  # False too for what is too long to be a name
@@ -150,6 +160,12 @@ def _from_prefix(url: str, opening: Opening) -> Located:
         raise DatasetNotFoundError(f"there is no dataset under this prefix (no {RECORD_NAME})", url=folder)
     record = CommitRecord.from_bytes(data, url=folder + RECORD_NAME)
     return Located(tuple(ShardRef(folder + info.name, info) for info in record.shards), record.schema, record)
+
+
+def _from_account(url: str, store: PDSBlobStore) -> Located:
+    record, urls = store.at(url).record(url.removeprefix("at://").partition("/")[2])
+    refs = tuple(ShardRef(url, info) for url, info in zip(urls, record.shards, strict=True))
+    return Located(refs, record.schema, record)
 
 
 def _listed(pattern: str, opening: Opening) -> list[str]:
@@ -241,6 +257,10 @@ def _from_list(urls: list[str], opening: Opening) -> Located:
             )
             continue
         beside = opening.beside(url, RECORD_NAME)
+        if beside is None and (digest := sha256_in(url)) is not None:
+            refs.append(ShardRef(url, sha256=digest))
+            records[url] = None  # which is no part of a dataset that is known
+            continue
         folder, name = (beside or url).rpartition("/")[0], url.rpartition("/")[2]
         if folder not in records:
             data = opening.read(beside) if beside is not None else None

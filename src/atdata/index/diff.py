@@ -28,7 +28,6 @@ from atdata.index.versions import Change, Version
 from atdata.samples.evolution import Evolution, compare
 from atdata.samples.schema import Schema
 from atdata.shards.keys import ShardKeys, keys_in, read_keys
-from atdata.shards.manifest import manifest_name
 from atdata.stores.disk import LocalObject
 from atdata.stores.http import public_url
 from atdata.stores.opening import Opening
@@ -324,12 +323,11 @@ def _keys_of(ref: ShardRef, opening: Opening, source: Any) -> ShardKeys:
 
 def _manifest_keys(ref: ShardRef, opening: Opening) -> ShardKeys | None:
     """What the manifest beside a shard says; None where there is none of ours."""
-    name = manifest_name(opening.address(ref.url).rpartition("/")[2])
     far = opening.path(ref.url) is None
     expected = None if ref.info is None else ref.info.manifest
-    if name is None or (far and ref.info is not None and expected is None):
+    if far and ref.info is not None and expected is None:
         return None
-    url = opening.beside(ref.url, name)
+    url = opening.manifest(ref.url, ref.info)
     beside = opening if far else Opening()  # a stranger's `read_url` knows its own shards only
     data = None if url is None else beside.read(url)
     if url is None or data is None:

@@ -5,16 +5,20 @@ from __future__ import annotations
 import contextlib
 import os
 from datetime import UTC, datetime, timedelta
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
 from atdata.errors import CommitRecordError, DatasetNotFoundError, StoreBusyError
 from atdata.index.backend import Backend
+from atdata.index.survey import refs_in
 from atdata.stores.disk import LocalDiskStore, local_path
 from atdata.stores.inventory import Found, inventory
 from atdata.stores.opening import Opening
 from atdata.stores.record import RECORD_NAME, CommitRecord
+
+if TYPE_CHECKING:
+    from atdata.stores.pds import PDSBlobStore
 
 __all__ = ["Garbage", "collect"]
 
@@ -71,8 +75,13 @@ class _Used:
 
     def __init__(self, backend: Backend, store: Any, start: str = "") -> None:
         self._local = isinstance(store, LocalDiskStore)
+        self._account = _account(store)
         self._folders: set[str] = set()
         self._web: set[str] = set()
+        if self._account is not None:  # whose blobs are all in one folder, wherever the datasets are
+            parts = backend.all_parts(f"at://{self._account.did}/blob/")
+            self._blobs = {ref.url for ref in refs_in(list(parts))}
+            return
         for folder in {part.folder for part in backend.all_parts(start)}:
             if self._local:
                 path = local_path(folder)
@@ -84,10 +93,24 @@ class _Used:
                 self._folders.add(folder)
 
     def __call__(self, found: Found) -> bool:
+        if self._account is not None:
+            try:
+                return not self._blobs.isdisjoint(self._account.record(found.prefix)[1])
+            except DatasetNotFoundError:
+                return False
+            except CommitRecordError:
+                return True  # nobody knows of what
         if self._local:
             return os.path.realpath(found.url) in self._folders
         # A bucket's objects may have been recorded by their web address.
         return found.url in self._folders or any(folder.endswith(f"/{found.prefix}/") for folder in self._web)
+
+
+def _account(store: Any) -> PDSBlobStore | None:
+    """The store, when it is in an account of the AT Protocol."""
+    from atdata.stores.pds import PDSBlobStore  # which brings a client with it
+
+    return store if isinstance(store, PDSBlobStore) else None
 
 
 def _unfinished(found: Found) -> Garbage:
@@ -95,11 +118,17 @@ def _unfinished(found: Found) -> Garbage:
 
 
 def _dataset(store: Any, found: Found) -> Garbage | None:
-    data = Opening(store).read(found.url + RECORD_NAME)
-    if data is None:
-        return None
     try:
-        record = CommitRecord.from_bytes(data)
+        account = _account(store)
+        if account is not None:
+            record = account.record(found.prefix)[0]
+        else:
+            data = Opening(store).read(found.url + RECORD_NAME)
+            if data is None:
+                return None
+            record = CommitRecord.from_bytes(data)
+    except DatasetNotFoundError:
+        return None
     except CommitRecordError:
         return None  # nobody knows which files it spoke for
     size = sum(shard.size + (shard.manifest.size if shard.manifest else 0) for shard in record.shards)

@@ -35,6 +35,7 @@ __all__ = ["existing_index", "load_dataset"]
 T = TypeVar("T")
 
 _PLACE = re.compile(r"[/~]|\.\.?(/|\Z)|[^/]*://")  # how a text begins that cannot be a name
+_RECORD = re.compile(r"at://[^/]*(/?\Z|/science\.alt\.dataset\.)")  # of an account, or of a record in it
 _MAGIC = re.compile(r"[*?\[{]")
 _HOW = "LocalIndex().write_samples and insert_dataset make one"
 
@@ -203,6 +204,8 @@ class _Loader:
     # -- texts -----------------------------------------------------------------------------------------------
 
     def _from_text(self, text: str) -> Dataset[Any] | DatasetDict:
+        if text.startswith("at://") and not _RECORD.match(text):
+            return self._at(text)  # in a data store: a blob, or a prefix
         if text.startswith("at://") or (text.startswith("@") and not text.startswith("@local/")):
             return self._entry(self._on_network(text), self._index)
         if text.startswith(("@local/", "atdata://")):

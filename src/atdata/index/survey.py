@@ -15,7 +15,6 @@ from atdata.index.backend import Part
 from atdata.index.details import check_url
 from atdata.shards.compression import open_archive
 from atdata.shards.grouping import group
-from atdata.shards.manifest import manifest_name
 from atdata.shards.manifest_file import read_manifest
 from atdata.shards.tar import StreamSource, walk
 from atdata.stores.disk import LocalDiskStore
@@ -83,8 +82,7 @@ def _read(ref: ShardRef, opening: Opening) -> ShardInfo:
 
 
 def _manifest(url: str, opening: Opening, size: int, sha256: str) -> ManifestInfo | None:
-    name = manifest_name(url.rpartition("/")[2])
-    beside = None if name is None else opening.beside(url, name)
+    beside = opening.manifest(url, None)
     data = None if beside is None else opening.read(beside)
     if data is None:
         return None

@@ -8,6 +8,8 @@ fails. The highest number counts.
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import os
 import re
 import uuid
@@ -23,20 +25,20 @@ from atdata.errors import DatasetExistsError, StoreBusyError
 if TYPE_CHECKING:
     from atdata.stores.objects import ObjectStore
 
-__all__ = ["CLAIMS", "Claim"]
+__all__ = ["CLAIMS", "LONG_AGO", "RENEW", "Claim", "Writer", "held", "here", "is_void"]
 
 CLAIMS = ".atdata-claims/"
 _NAME = re.compile(r"[0-9]{6}\.json")
 _LIFE = timedelta(hours=1)
-_RENEW = timedelta(minutes=5)
-_LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
+RENEW = timedelta(minutes=5)
+LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
 
 # The claims that this process holds now, or is about to make.
-_held: set[str] = set()
+held: set[str] = set()
 
 
-class _Text(msgspec.Struct):
-    """What stands in a claim."""
+class Writer(msgspec.Struct):
+    """What a claim says of a writer: who it is, and where and since when it is at work."""
 
     writer: str
     host: str
@@ -63,7 +65,7 @@ class Claim:
         self._folder = folder
         self._writer = uuid.uuid4().hex
         self.took_over = False
-        _held.add(self._writer)  # before it can be seen: another thread would take it for void
+        held.add(self._writer)  # before it can be seen: another thread would take it for void
         try:
             self._take()
         except BaseException:
@@ -74,7 +76,7 @@ class Claim:
         store, folder = self._store, self._folder
         busy = StoreBusyError("another process is writing a dataset here; wait for it", url=store.base + folder)
         before = self._found()
-        if not all(map(_void, before.values())):
+        if not all(map(is_void, before.values())):
             raise busy
         self.took_over = bool(before)
         number = max((int(key[-11:-5]) + 1 for key in before), default=0)
@@ -106,11 +108,11 @@ class Claim:
 
     def _text(self) -> bytes:
         self._since = datetime.now(UTC)
-        return msgspec.json.encode(_Text(self._writer, _here(), os.getpid(), self._since))
+        return msgspec.json.encode(Writer(self._writer, here(), os.getpid(), self._since))
 
     def renew(self) -> None:
         """Say again that the writer is at work, when that was said a while ago."""
-        if datetime.now(UTC) - self._since > _RENEW:
+        if datetime.now(UTC) - self._since > RENEW:
             self.check()
             self._data = self._text()
             self._store.put(self._key, self._data)
@@ -132,11 +134,11 @@ class Claim:
         """Leave the claim, void, to whoever comes next from any host: it says that what lies there is unfinished."""
         self.forget()
         if self.mine():
-            self._store.put(self._key, msgspec.json.encode(_Text("", "", 0, _LONG_AGO)))
+            self._store.put(self._key, msgspec.json.encode(Writer("", "", 0, LONG_AGO)))
 
     def forget(self) -> None:
         """Be a writer that is gone: whoever comes next may take over."""
-        _held.discard(self._writer)
+        held.discard(self._writer)
 
     def release(self) -> None:
         """Give the right back, where it was not taken over."""
@@ -146,27 +148,27 @@ class Claim:
 
 
 @cache
-def _here() -> str:
-    """This host, as far as its process ids mean the same: containers may share its name, and not its processes."""
+def here() -> str:
+    """This host, as far as its process ids mean the same: containers may share its name, and not its processes.
+
+    Nobody else learns its name from this.
+    """
     name = os.uname().nodename
-    try:
-        return (
-            f"{name} {Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {os.readlink('/proc/self/ns/pid')}"
-        )
-    except OSError:
-        return name
+    with contextlib.suppress(OSError):
+        name += f" {Path('/proc/sys/kernel/random/boot_id').read_text().strip()} {os.readlink('/proc/self/ns/pid')}"
+    return hashlib.sha256(name.encode()).hexdigest()[:32]
 
 
-def _void(claim: bytes) -> bool:
+def is_void(claim: bytes) -> bool:
     """Whether the writer that made a claim is known to be gone."""
     try:
-        found = msgspec.json.decode(claim, type=_Text)
+        found = msgspec.json.decode(claim, type=Writer)
     except msgspec.MsgspecError:
         return True
-    if found.host != _here():
+    if found.host != here():
         return datetime.now(UTC) - found.since > _LIFE
     if found.pid == os.getpid():
-        return found.writer not in _held
+        return found.writer not in held
     try:
         os.kill(found.pid, 0)
     except ProcessLookupError:

@@ -175,16 +175,15 @@ def copy_dataset(
 
 def _names(shards: Sequence[Original], opening: Opening) -> list[str]:
     """The shards' names at the destination."""
-    names = []
+    names: list[str] = []
     for shard in shards:
         address = opening.address(shard.url)
         if address.lower().startswith(("http://", "https://")):
             address = urllib.parse.unquote(urllib.parse.urlsplit(address).path)
-        if shard.info is not None:
-            names.append(shard.info.name)
-        else:  # blobs have no names
-            blob = address.startswith("at://")
-            names.append(f"shard-{len(names):06d}.tar" if blob else address.rpartition("/")[2])
+        name = address.rpartition("/")[2] if shard.info is None else shard.info.name
+        if address.startswith("at://") and not _SHARD_NAME.fullmatch(name):  # blobs have no names
+            name = f"shard-{len(names):06d}.tar"
+        names.append(name)
     if len(set(names)) == len(names):
         return names
     if not all(map(_SHARD_NAME.fullmatch, names)):
@@ -274,7 +273,7 @@ class _Work:
 
     def _recorded(self, url: str, name: str, info: ShardInfo) -> ShardInfo:
         self._file(url, name, info.size, info.sha256)
-        beside = self._beside(url, manifest_name(info.name))
+        beside = self._opening.manifest(url, info)
         if info.manifest is None or beside is None:  # a signed URL says nothing of what lies beside it
             return msgspec.structs.replace(info, name=name, manifest=None)
         written = info.manifest
@@ -309,7 +308,7 @@ class _Work:
     def _file(self, url: str, name: str, size: int, sha256: str) -> None:
         """A file of which size and digest are known, unless it is there already."""
         there = self._transaction.left(name)
-        if there is not None and there.size == size and self._hashed(there) == sha256:
+        if there is not None and there.size == size and (there.sha256 or self._hashed(there)) == sha256:
             with self._lock:
                 self._transaction.keep(name)
                 self.kept += 1

@@ -7,13 +7,16 @@ import os
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from atdata.errors import StoreBusyError, StoreError
 from atdata.stores.base import check_prefix
 from atdata.stores.disk import _STAGING, LocalDiskStore, recover
 from atdata.stores.objects import ObjectStore
 from atdata.stores.record import RECORD_NAME
+
+if TYPE_CHECKING:
+    from atdata.stores.pds import PDSBlobStore
 
 __all__ = ["Found", "inventory"]
 
@@ -38,7 +41,7 @@ def inventory(store: Any, prefix: str = "") -> Iterator[Found]:
     """The datasets and unfinished writes under a prefix of a store; other files are passed over.
 
     Args:
-        store: a store on the local disk or on object storage.
+        store: a store on the local disk, on object storage, or in an account of the AT Protocol.
         prefix: only what lies there or below.
 
     Raises:
@@ -49,6 +52,10 @@ def inventory(store: Any, prefix: str = "") -> Iterator[Found]:
         return _on_disk(store.root, store.root / clean)
     if isinstance(store, ObjectStore):
         return _in_objects(store, f"{clean}/" if clean else "")
+    from atdata.stores.pds import PDSBlobStore  # which brings a client with it
+
+    if isinstance(store, PDSBlobStore):
+        return _in_account(store, clean)
     raise StoreError(f"it is not known how to look through a {type(store).__name__}")
 
 
@@ -86,6 +93,11 @@ def _latest(staging: Path) -> datetime:
 
 def _time(seconds: float) -> datetime:
     return datetime.fromtimestamp(seconds, UTC)
+
+
+def _in_account(store: PDSBlobStore, prefix: str) -> Iterator[Found]:
+    for place, changed, finished in store.prefixes(prefix):
+        yield Found(place, f"at://{store.did}/{place}/", finished, changed)
 
 
 def _in_objects(store: ObjectStore, folder: str) -> Iterator[Found]:

@@ -4,27 +4,35 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from atdata.errors import CommitRecordError, DatasetNotFoundError, StoreError
+from atdata.shards.manifest import manifest_name
 from atdata.stores.base import DataStore, StoredObject
+from atdata.stores.blobs import blob_url, take_apart
+from atdata.stores.cache import Cache
 from atdata.stores.disk import LocalDiskStore, LocalObject, local_path
 from atdata.stores.http import HttpObject, Web
 from atdata.stores.objects import ObjectStore, RemoteObject
-from atdata.stores.record import RECORD_NAME, CommitRecord
+from atdata.stores.record import RECORD_NAME, CommitRecord, ShardInfo
 from atdata.stores.web import HttpDataStore
+
+if TYPE_CHECKING:
+    from atdata.stores.pds import PDSBlobStore
 
 __all__ = ["Opening", "open_store"]
 
-_KINDS = "a local path, file://, s3://, gs://, az://, memory://, http:// and https://"
+_KINDS = "a local path, file://, s3://, gs://, az://, at://, memory://, http:// and https://"
+_NETWORK = "at://"
 
 
 def open_store(url: str, **options: Any) -> DataStore:
     """The store that a URL belongs to.
 
     Args:
-        url: a local folder, `s3://bucket`, `gs://bucket`, `az://container`, `memory://name`, or `https://host`, which
-            is for reading only; what follows in the URL is not part of the store.
+        url: a local folder, `s3://bucket`, `gs://bucket`, `az://container`, `memory://name`, `https://host`, which is
+            for reading only, or `at://account` (DID or handle), which is for reading without a `client=` that is logged
+            in; what follows in the URL is not part of the store.
         options: passed to the store's class, for example `credentials=` for S3.
 
     Raises:
@@ -45,6 +53,10 @@ def open_store(url: str, **options: Any) -> DataStore:
         return S3DataStore(options.pop("credentials", None), bucket=name, **options)
     if scheme in ("http", "https"):
         return HttpDataStore(f"{scheme}://{name}", **options)
+    if scheme == "at":
+        from atdata.stores.pds import PDSBlobStore
+
+        return PDSBlobStore(options.pop("client", None) or _anonymous(), repo=name, **options)
     from atdata.stores import cloud
 
     if scheme == "gs":
@@ -54,6 +66,13 @@ def open_store(url: str, **options: Any) -> DataStore:
     if scheme == "memory":
         return cloud.MemoryDataStore(name or "default", **options)
     raise StoreError(f"no store is known for {scheme}:// URLs; known are {_KINDS}", url=url)
+
+
+def _anonymous() -> Any:
+    """A client of the AT Protocol's network that is nobody, as the environment has it."""
+    from atdata.atmosphere.client import Atmosphere
+
+    return Atmosphere()
 
 
 def _fetched(file: StoredObject) -> bytes | None:
@@ -68,15 +87,18 @@ class Opening:
 
     Args:
         store: one of atdata's stores, a stranger's with the three public methods, or None.
+        cache: where blobs of the AT Protocol are kept, instead of their store's cache.
     """
 
-    def __init__(self, store: Any = None) -> None:
+    def __init__(self, store: Any = None, cache: Cache | None = None) -> None:
         self.store = store
+        self.cache = cache
         self._stores: dict[str, ObjectStore] = {}
+        self._network: PDSBlobStore | None = None
         self._web = Web()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"store": self.store, "_stores": {}, "_web": Web()}
+        return {"store": self.store, "cache": self.cache, "_stores": {}, "_network": None, "_web": Web()}
 
     def address(self, url: str) -> str:
         """The path or URL to be opened for `url`: what a store's `read_url` gives, where it is needed."""
@@ -99,8 +121,22 @@ class Opening:
         return (
             self._reader is not None
             or self.object_store(url) is not None
-            or url.lower().startswith(("http://", "https://"))
+            or url.lower().startswith(("http://", "https://", _NETWORK))
         )
+
+    def account_store(self, url: str) -> PDSBlobStore | None:
+        """The store that reads a URL of the AT Protocol; None for other URLs, and where another store reads it."""
+        if not self.address(url).startswith(_NETWORK):
+            return None
+        from atdata.stores.pds import PDSBlobStore
+
+        if isinstance(self.store, PDSBlobStore):
+            return self.store
+        if self._reader is not None:
+            return None
+        if self._network is None:
+            self._network = PDSBlobStore(_anonymous())
+        return self._network
 
     def object_store(self, url: str) -> ObjectStore | None:
         """The store on object storage that `url` belongs to, if it is on one."""
@@ -129,6 +165,9 @@ class Opening:
             DatasetNotFoundError: there is nothing.
             StoreError: this kind of URL cannot be read.
         """
+        network = self.account_store(url)
+        if network is not None:
+            return network.blob(self.address(url), size, self.cache)
         if self._reader is not None and not isinstance(self._reader, ObjectStore):
             return self._reader.open(url)
         address = self.address(url)
@@ -159,9 +198,24 @@ class Opening:
         except DatasetNotFoundError:
             return None
 
+    def manifest(self, url: str, info: ShardInfo | None) -> str | None:
+        """The URL of a shard's manifest; None where there can be none, or it cannot be told.
+
+        Args:
+            url: the shard's.
+            info: what its commit record says of it, if there is one.
+        """
+        blob = take_apart(url) if url.startswith(_NETWORK) else None
+        if blob is not None:
+            return None if info is None or info.manifest is None else blob_url(blob[0], info.manifest.sha256)
+        name = manifest_name(self.address(url).rpartition("/")[2])
+        return None if name is None else self.beside(url, name)
+
     def beside(self, url: str, name: str) -> str | None:
-        """The URL of the file `name` in the folder of `url`; None where that cannot be told (a signed URL)."""
+        """The URL of the file `name` in the folder of `url`; None where there is no folder, or none can be told."""
         address = self.address(url)
+        if address.startswith(_NETWORK):
+            return None
         if "?" in address and "://" in address:
             return None
         folder, slash, _ = url.rpartition("/")

@@ -40,7 +40,7 @@ def needs(capability: str) -> Callable[[F], F]:
     """Marks a test that is left out where the suite's class attribute of that name is False."""
 
     def mark(test: F) -> F:
-        test.capability = capability  # type: ignore[attr-defined]
+        test.capabilities = (*getattr(test, "capabilities", ()), capability)  # type: ignore[attr-defined]
         return test
 
     return mark
@@ -64,10 +64,10 @@ class ReadOnlyStoreSuite:
         super().__init_subclass__(**kwargs)
         for base in cls.__mro__[1:]:
             for name, test in list(vars(base).items()):
-                capability = getattr(test, "capability", None)
-                if capability is None or name in vars(cls):
+                capabilities = getattr(test, "capabilities", ())
+                if not capabilities or name in vars(cls):
                     continue
-                if not getattr(cls, capability):
+                if not all(getattr(cls, capability) for capability in capabilities):
                     setattr(cls, name, None)  # not a test any more, rather than one that is skipped
                 elif getattr(cls, name) is None:
                     setattr(cls, name, test)

@@ -41,12 +41,14 @@ class DataStoreSuite(ReadOnlyStoreSuite):
         deterministic: the same samples give the same bytes.
         cleans_up: a write that fails leaves nothing: the prefix can be written at once.
         pickles: the store can be sent to another process.
+        carries_rights: and writes there.
     """
 
     limits: ClassVar[bool] = True
     overwrites: ClassVar[bool] = True
     deterministic: ClassVar[bool] = True
     cleans_up: ClassVar[bool] = True
+    carries_rights: ClassVar[bool] = True
 
     def fill(self, store: Any, samples: atdata.Dataset[Probe], prefix: str, **options: Any) -> list[str]:
         """Write the samples with the store itself."""
@@ -117,6 +119,7 @@ class DataStoreSuite(ReadOnlyStoreSuite):
             store.write_shards(dataset_of(probes(2)), prefix=prefix)
 
     @needs("pickles")
+    @needs("carries_rights")
     def test_a_pickled_store_writes_to_the_same_place(self, store: AbstractDataStore) -> None:
         """What a copy in another process writes, this one reads."""
         copy = pickle.loads(pickle.dumps(store))  # noqa: S301
