@@ -28,6 +28,7 @@ SCENARIOS = (
     "start_up",
     "memory",
     "queries",
+    "lenses",
     "versions",
     "index",
     "proofs",
