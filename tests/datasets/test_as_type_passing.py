@@ -295,6 +295,52 @@ def test_steps_after_it(store: atdata.LocalDiskStore) -> None:
     assert str(caught.value.url).endswith("shard-000001.tar")
 
 
+F = atdata.fields(Scan)
+PREDICATES = [
+    F.number >= 27,
+    (F.number < 3) | (F.remark == "n9"),
+    ~(F.remark.is_null()) & F.number.between(4, 20),
+    F.remark.startswith("n1"),
+    (F.split == "test") & (F.number == 5),
+    F.number.isin([2, 99]),
+]
+
+
+@pytest.mark.parametrize("predicate", PREDICATES, ids=map(repr, PREDICATES))
+@pytest.mark.parametrize("lens", [atdata.Lens(scanned), declared], ids=["code", "declared"])
+def test_a_question_about_views_is_one_about_stored_samples(
+    store: atdata.LocalDiskStore, predicate: Any, lens: Any
+) -> None:
+    urls = store.write_shards(atdata.Dataset.from_samples(digits(30), Digit), prefix="d", maxcount=7)
+    ds = atdata.Dataset[Digit](urls)
+    found, wanted = ds.as_type(lens).where(predicate), ds.as_type(opaque(scanned)).where(predicate)
+    assert len(found) == len(wanted)
+    assert all_same(found, wanted)
+    assert all_same(found.shuffled(seed=1), wanted.shuffled(seed=1))
+    query = found.describe()["queries"][0]
+    assert query["predicate"] == repr(predicate)
+    # Only of what the lens makes up has every view to be looked at.
+    assert query["scanned"] == (["split", "number"] if "split" in predicate.fields else [])
+    if predicate is PREDICATES[0]:
+        assert query["pruned"] == 3  # of five shards
+        assert "leaves 3 of 5 shards alone" in str(found.plan())
+
+
+def test_a_question_about_values_that_are_not_of_the_views_type(store: atdata.LocalDiskStore) -> None:
+    @atdata.packable
+    class Said:
+        number: float
+
+    def said(src: Digit) -> Said:
+        return Said(src.label)
+
+    said.__annotations__ = {"src": Digit, "return": Said}
+    urls = store.write_shards(atdata.Dataset.from_samples(digits(9), Digit), prefix="d", maxcount=7)
+    seen = atdata.Dataset[Digit](urls).as_type(atdata.Lens(said)).where(atdata.fields(Said).number > 6.5)
+    assert seen.describe()["queries"][0]["scanned"] == ["number"]
+    assert [view.number for view in seen] == [7, 8]
+
+
 def test_an_epoch_goes_on_although_the_lens_was_proved_meanwhile(store: atdata.LocalDiskStore) -> None:
     """A state says which lens it is of, not how it is carried out."""
     urls = store.write_shards(atdata.Dataset.from_samples(digits(30), Digit), prefix="d", maxcount=7)

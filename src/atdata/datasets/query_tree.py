@@ -17,7 +17,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 from typing import Any, ClassVar, Literal, NamedTuple, TypeVar
 
@@ -44,6 +44,10 @@ class Predicate(abc.ABC):
     @abc.abstractmethod
     def fields(self) -> tuple[str, ...]:
         """The names of the fields that it is about, each once."""
+
+    @abc.abstractmethod
+    def renamed(self, names: Mapping[str, str]) -> Predicate:
+        """The same question about fields of other names."""
 
     def __and__(self, other: Predicate) -> Predicate:
         # A field of bool is a predicate too, and joins from its own side.
@@ -95,6 +99,10 @@ class Test(Predicate):
         """The name of the field."""
         return (self.field,)
 
+    def renamed(self, names: Mapping[str, str]) -> Predicate:
+        """The same question about a field of another name."""
+        return dataclasses.replace(self, field=names[self.field])
+
     def __repr__(self) -> str:
         name = field_name(self.field)
         match self.operator:
@@ -124,6 +132,10 @@ class _Joined(Predicate):
     def fields(self) -> tuple[str, ...]:
         """The names of the fields of all parts."""
         return tuple(dict.fromkeys(name for part in self.parts for name in part.fields))
+
+    def renamed(self, names: Mapping[str, str]) -> Predicate:
+        """The same question about fields of other names."""
+        return dataclasses.replace(self, parts=tuple(part.renamed(names) for part in self.parts))
 
     def __repr__(self) -> str:
         return self.sign.join(map(_bracketed, self.parts))
@@ -158,6 +170,10 @@ class Not(Predicate):
     def fields(self) -> tuple[str, ...]:
         """The names of the fields of the part."""
         return self.part.fields
+
+    def renamed(self, names: Mapping[str, str]) -> Predicate:
+        """The same question about fields of other names."""
+        return Not(self.part.renamed(names))
 
     def __repr__(self) -> str:
         return "~" + _bracketed(self.part)

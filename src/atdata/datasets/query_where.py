@@ -13,10 +13,12 @@ from atdata.datasets.query_rows import Candidates, Mask, column_kind, column_mat
 from atdata.datasets.query_stats import bounds_of, pruner
 from atdata.datasets.query_tree import Predicate
 from atdata.datasets.resolving import View
+from atdata.datasets.seeing import Decoded, decoding
 from atdata.datasets.selection import Rows, Selection
 from atdata.datasets.sources import Located, ShardRef
 from atdata.datasets.steps import Keyed, NarrowingStep, Select, Step, ValueStep, only_fields
 from atdata.errors import AtdataError
+from atdata.samples import codec
 from atdata.samples.fields import Array
 from atdata.samples.schema import Schema
 
@@ -51,6 +53,9 @@ class Where(NarrowingStep):
         manifests are read, several at a time.
         """
         if not all(isinstance(step, Select) for step in view.values):
+            stored = self._of_stored(view.decoding)
+            if stored is not None:
+                return stored.narrow(selection, View(view.access, stored.sample_type))
             return selection.keep(self._read(selection, view))
         pruned = _pruned(self.predicate, view.stored_type, view.access.refs, view.access.schema)
         match = column_matcher(self.predicate, view.stored_type)
@@ -81,6 +86,16 @@ class Where(NarrowingStep):
         with contextlib.closing(answers):
             selection = selection.within(wanted)
         return self._without_doubt(selection, unsure, view) if unsure else selection
+
+    def _of_stored(self, decoded: Decoded) -> Where | None:
+        """The same question about stored samples; None where lenses do more than pass on the fields it is about."""
+        passing = decoded.passing
+        if passing is None or decoded.left or not passing.fields.keys() >= {*self.predicate.fields}:
+            return None
+        asked, there = codec.plan(passing.view).nodes, codec.plan(passing.source).nodes
+        if any(asked[name] != there[passing.fields[name]] for name in self.predicate.fields):
+            return None  # values of another type than the view declares are looked at one by one
+        return Where(self.predicate.renamed(passing.fields), passing.source)
 
     def _without_doubt(self, selection: Selection, unsure: set[int], view: View) -> Selection:
         """Those that match, when of some shards that has to be read."""
@@ -152,7 +167,11 @@ def outlook(step: Where, before: Sequence[Step], stored_type: type, located: Loc
         located: the shards.
     """
     predicate, refs = step.predicate, located.shards
-    if any(isinstance(done, ValueStep) and not isinstance(done, Select) for done in before):
+    values = [done for done in before if isinstance(done, ValueStep)]
+    if not all(isinstance(done, Select) for done in values):
+        stored = step._of_stored(decoding(stored_type, values, located.schema))
+        if stored is not None:
+            return outlook(stored, (), stored_type, located)._replace(predicate=repr(predicate))
         return Outlook(repr(predicate), len(refs), 0, list(predicate.fields))
     pruned = _pruned(predicate, stored_type, refs, located.schema)
     infos = [ref.info for number, ref in enumerate(refs) if number not in pruned]

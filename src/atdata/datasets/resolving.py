@@ -27,6 +27,7 @@ class View:
     Attributes:
         access: their shards.
         values: the steps that make something of each, up to that point.
+        decoding: what of these steps is in the decoding of samples.
         stored_type: the class they are decoded as: no more than a lens that comes first reads.
         left: whether anything is to be made of them then.
         lies: whether batches of them can be made of columns, before any sample is decoded.
@@ -35,22 +36,22 @@ class View:
     def __init__(self, access: Access, stored_type: type, values: tuple[ValueStep, ...] = ()) -> None:
         self.access = access
         self.values = values
-        self._decoded = decoding(stored_type, values, access.schema)
-        self.stored_type = self._decoded.stored_type
-        self.left = bool(self._decoded.left)
-        self._lens = column_lens(stored_type, values) if self._decoded.passing is None else None
+        self.decoding = decoding(stored_type, values, access.schema)
+        self.stored_type = self.decoding.stored_type
+        self.left = bool(self.decoding.left)
+        self._lens = column_lens(stored_type, values) if self.decoding.passing is None else None
         self.lies = not self.left or self._lens is not None
-        self._make = _made(self._decoded)
+        self._make = _made(self.decoding)
 
     @property
     def holds(self) -> bool:
         """Whether samples still look so: lenses do what they did."""
-        return self._decoded.holds
+        return self.decoding.holds
 
     def lying(self, stored: Lying) -> Lying:
         """Stored samples as they look here, when they `lie`."""
-        if self._decoded.passing is not None:
-            return Passed(stored, self.stored_type, self._decoded.passing)
+        if self.decoding.passing is not None:
+            return Passed(stored, self.stored_type, self.decoding.passing)
         return stored if self._lens is None else Seen(stored, self.stored_type, self._lens, self._one)
 
     def samples(self, selection: Selection) -> Iterator[tuple[str, Any]]:
