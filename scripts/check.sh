@@ -25,6 +25,7 @@ servers() {
     check "PostgreSQL" scripts/install-server.sh postgres
     check "Redis" scripts/install-server.sh redis
     check "AT Protocol" scripts/install-server.sh atproto
+    check "Azure" scripts/install-server.sh azurite
 }
 
 check() {

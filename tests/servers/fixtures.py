@@ -23,6 +23,7 @@ import pytest
 
 from atdata.testing import FaultProxy, LocalNetwork
 from servers import atproto as networks
+from servers.azure import Azurite
 from servers.rgw import RGW, HasEndpoint, S3Server, shared
 from servers.web import WebServer
 
@@ -79,6 +80,12 @@ def atproto(meeting: Path) -> Iterator[networks.SharedNetwork]:
 def own_atproto() -> Iterator[LocalNetwork]:
     with LocalNetwork() as network:
         yield network
+
+
+@pytest.fixture(scope="session")
+def azure() -> Iterator[Azurite]:
+    with Azurite() as server:
+        yield server
 
 
 @pytest.fixture

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 import atdata
 from atdata.errors import DatasetExistsError, DatasetNotFoundError, IntegrityError, StoreError, UnsafeNameError
-from atdata.stores.cloud import AzureDataStore, GCSDataStore, MemoryDataStore
+from atdata.stores.azure import AzureDataStore
+from atdata.stores.cloud import GCSDataStore, MemoryDataStore
 from atdata.stores.disk import LocalDiskStore
 from atdata.stores.opening import open_store
 from atdata.stores.s3 import S3DataStore

@@ -19,7 +19,8 @@ __all__ = ["DENIALS", "Answer", "CutError", "Reader", "denied", "explained", "tr
 
 # Codes of errors that are about who asks; some servers give them with a status that is not.
 DENIALS = re.compile(
-    "<Code>(AccessDenied|InvalidAccessKeyId|SignatureDoesNotMatch|RequestTimeTooSkewed|ExpiredToken|InvalidToken)</Code>"
+    "<Code>(AccessDenied|InvalidAccessKeyId|SignatureDoesNotMatch|RequestTimeTooSkewed|ExpiredToken|InvalidToken|"
+    "AuthenticationFailed|AuthorizationFailure|NoAuthenticationInformation|InvalidAuthenticationInfo)</Code>"
 )
 
 
@@ -64,7 +65,7 @@ def translated(url: str, base: str) -> Iterator[None]:
         yield
     except (FileNotFoundError, exceptions.NotFoundError) as error:
         text = str(error)
-        if "NoSuchBucket" in text:
+        if "NoSuchBucket" in text or "ContainerNotFound" in text:
             raise StoreError(f"the bucket of {base} does not exist; make it first", url=url) from None
         raise DatasetNotFoundError("there is no such object", url=url) from None
     except (exceptions.AlreadyExistsError, exceptions.PreconditionError) as error:
@@ -99,12 +100,14 @@ def denied(text: str) -> str:
         return "the session token has expired; get new credentials"
     if "InvalidToken" in text:
         return "the session token is not one that the server knows; it belongs to its access key, and to one service"
+    if re.search("AuthenticationFailed|AuthorizationFailure", text):
+        return "the server refused the account key or token: it is wrong, has expired, or is of another account"
     return "access denied: the credentials do not allow this (or none were given)"
 
 
 def explained(text: str) -> str:
     """What an error means and what to do, without secrets."""
-    if "NoSuchBucket" in text:
+    if "NoSuchBucket" in text or "ContainerNotFound" in text:
         return "the bucket does not exist; make it first"
     if re.search(r"PermanentRedirect|AuthorizationHeaderMalformed|\b301 Moved|redirect without LOCATION", text):
         return "the bucket is in another region; set AWS_REGION to it"

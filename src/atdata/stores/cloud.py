@@ -1,4 +1,4 @@
-"""Google Cloud Storage, Azure Blob Storage, and memory: the machinery of `ObjectStore`, another client."""
+"""Google Cloud Storage, and memory: the machinery of `ObjectStore`, another client."""
 
 from __future__ import annotations
 
@@ -8,23 +8,10 @@ from atdata.errors import StoreError
 from atdata.stores.objects import ObjectStore
 from atdata.stores.s3 import RETRIES, client_options
 
-__all__ = ["AzureDataStore", "GCSDataStore", "MemoryDataStore"]
+__all__ = ["GCSDataStore", "MemoryDataStore"]
 
 
-class _Signed(ObjectStore):
-    """A cloud whose client gives presigned URLs."""
-
-    def read_url(self, url: str) -> str:
-        """A presigned https URL, good for a day."""
-        from datetime import timedelta
-
-        import obstore
-
-        with self.errors(url):
-            return str(obstore.sign(self.client, "GET", self.key(url), timedelta(days=1)))
-
-
-class GCSDataStore(_Signed):
+class GCSDataStore(ObjectStore):
     """A data store in a Google Cloud Storage bucket.
 
     Args:
@@ -41,38 +28,20 @@ class GCSDataStore(_Signed):
     def __repr__(self) -> str:
         return f"GCSDataStore({self.bucket!r})"
 
+    def read_url(self, url: str) -> str:
+        """A presigned https URL, good for a day."""
+        from datetime import timedelta
+
+        import obstore
+
+        with self.errors(url):
+            return str(obstore.sign(self.client, "GET", self.key(url), timedelta(days=1)))
+
     def _connect(self) -> Any:
         from obstore.store import GCSStore
 
         with self.errors(self.base):
             return GCSStore(self.bucket, client_options=client_options(None), retry_config=RETRIES, **self._options)
-
-
-class AzureDataStore(_Signed):
-    """A data store in an Azure Blob Storage container.
-
-    Args:
-        container: the container's name.
-        options: settings of obstore's `AzureStore`, such as `account_name` and `account_key`; by default from the
-            environment (`AZURE_STORAGE_ACCOUNT_NAME`, …).
-    """
-
-    def __init__(self, container: str, **options: Any) -> None:
-        self.container = container
-        self.base = f"az://{container}/"
-        self._options = options
-
-    def __repr__(self) -> str:
-        return f"AzureDataStore({self.container!r})"
-
-    def _connect(self) -> Any:
-        from obstore.store import AzureStore
-
-        endpoint = self._options.get("endpoint")
-        with self.errors(self.base):
-            return AzureStore(
-                self.container, client_options=client_options(endpoint), retry_config=RETRIES, **self._options
-            )
 
 
 class MemoryDataStore(ObjectStore):

@@ -62,7 +62,9 @@ def open_store(url: str, **options: Any) -> DataStore:
     if scheme == "gs":
         return cloud.GCSDataStore(name, **options)
     if scheme == "az":
-        return cloud.AzureDataStore(name, **options)
+        from atdata.stores.azure import AzureDataStore
+
+        return AzureDataStore(name, **options)
     if scheme == "memory":
         return cloud.MemoryDataStore(name or "default", **options)
     raise StoreError(f"no store is known for {scheme}:// URLs; known are {_KINDS}", url=url)
