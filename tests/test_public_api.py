@@ -46,6 +46,7 @@ NAMES = {
     "pack",
     "packable",
     "unpack",
+    "verify",
     "verify_cid",
 }
 

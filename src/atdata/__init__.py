@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from atdata.index.load import load_dataset
     from atdata.index.local import LocalIndex
     from atdata.index.splits import DatasetDict
+    from atdata.index.verify import verify
     from atdata.lenses.lens import Lens
     from atdata.lenses.network import LensNetwork, lens
     from atdata.samples.dictsample import DictSample
@@ -62,6 +63,7 @@ _HOMES = {
     "pack": "atdata.samples.packable",
     "packable": "atdata.samples.packable",
     "unpack": "atdata.samples.packable",
+    "verify": "atdata.index.verify",
     "verify_cid": "atdata.cid",
 }
 
@@ -93,6 +95,7 @@ __all__ = [
     "pack",
     "packable",
     "unpack",
+    "verify",
     "verify_cid",
 ]
 

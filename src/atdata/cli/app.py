@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from atdata.cli import index_app, lens
-from atdata.cli.options import Json, age
+from atdata.cli.options import Index, Json, age
 from atdata.cli.reporting import reporting
 
 __all__ = ["app"]
@@ -141,20 +141,26 @@ def head(
 
 @app.command()
 def verify(
-    url: Url,
+    ref: Annotated[
+        str,
+        typer.Argument(
+            metavar="REF", help="A folder with an atdata.json, a tar file, a glob, or a dataset's name in an index."
+        ),
+    ],
     fast: Annotated[bool, typer.Option("--fast", help="Check digests only; decode no samples.")] = False,
+    index: Index = None,
     json: Json = False,
 ) -> None:
     """Check every byte and read every sample.
 
-    Shards against the digests in the commit record, manifests against the record, samples against the manifests, and
-    every sample is decoded (encoded images are left as they are). Lists all problems; exits with 1 when there is one.
-    Without a record, the structure of the archives and the samples in them are checked.
+    Shards against the digests in the commit record or the index, manifests against the record, samples against the
+    manifests, and every sample is decoded (encoded images are left as they are). Lists all problems; exits with 1 when
+    there is one. Without a record, the structure of the archives and the samples in them are checked.
     """
     with reporting(json) as report:
         from atdata.cli.verify import run
 
-        run(report, url, fast=fast)
+        run(report, ref, index, fast=fast)
 
 
 @app.command()

@@ -30,7 +30,7 @@ from atdata.samples.schema import Schema
 from atdata.stores.cache import Cache
 from atdata.stores.opening import Opening
 
-__all__ = ["existing_index", "load_dataset"]
+__all__ = ["existing_index", "find_named", "is_place", "load_dataset"]
 
 T = TypeVar("T")
 
@@ -155,6 +155,76 @@ def existing_index(url: str | None = None) -> LocalIndex | None:
     return LocalIndex(path) if path.exists() else None
 
 
+def is_place(text: str) -> bool:
+    """Whether a text names a place, and no dataset of an index: a URL, `./x`, `x/`, `x.tar`, a pattern.
+
+    Example:
+        >>> [is_place(text) for text in ("s3://bucket/v1", "./digits", "digits.tar", "digits", "digits@1.0.0")]
+        [True, True, True, False, False]
+    """
+    return bool(_PLACE.match(text) or text.endswith("/") or is_archive(text) or _MAGIC.search(text))
+
+
+def find_named(text: str, index: Any, store: Any = None) -> IndexEntry | None:
+    """What an index has of a name; None where it has nothing, and there is a path of that name.
+
+    Args:
+        text: `name`, `name@version`, `name@label` or a content identifier.
+        index: where it is looked up.
+        store: a store whose credentials are used for what lies in it.
+
+    Raises:
+        EntryNotFoundError: neither the index nor the disk has it.
+        EntryFormError: both have it, and the data differ.
+    """
+    there = os.path.exists(text)
+    try:
+        entry: IndexEntry = index.get_dataset(text)
+    except (LookupError, EntryFormError) as error:
+        if there:
+            return None
+        if "@" in text or not isinstance(error, EntryNotFoundError):
+            raise
+        raise EntryNotFoundError(f"{error.message}; and there is no path {text!r}") from None
+    if there:
+        _check_same(text, entry, store)
+    return entry
+
+
+def _check_same(text: str, entry: IndexEntry, store: Any) -> None:
+    """Refuse a name that means two datasets."""
+    try:
+        parts, _ = _parts(text, store)
+    except DatasetNotFoundError:
+        return  # a folder of something else
+    record = parts[0].record if len(parts) == 1 else None
+    if record is None or record.cid != entry.cid:
+        raise EntryFormError(
+            f"{text!r} is a dataset of the index (version {entry.version}) and also a path here, with other data: "
+            f"write '@local/{text}' for the one and './{text}' for the other"
+        )
+
+
+def _parts(text: str, store: Any) -> tuple[list[Located], str]:
+    """The shards at a place, and the folder below which folders say a split."""
+    text = os.path.expanduser(text)
+    opening = Opening(store)
+    here = opening.path(text) if "{" not in text else None
+    there = here is not None and os.path.exists(here)  # what is there by that very name is no pattern
+    fixed = text if there else _MAGIC.split(text, maxsplit=1)[0]
+    is_folder = here.is_dir() if there and here is not None else fixed == text and not is_archive(text)
+    folder = text if is_folder else fixed.rpartition("/")[0]
+    path = opening.path(folder)
+    # As the shards' URLs begin.
+    root = (folder if path is None or opening.store is not None else str(path.absolute())).rstrip("/") + "/"
+    try:
+        return [locate(text, opening)], root
+    except DatasetNotFoundError:
+        if not is_folder or not (there or opening.object_store(text) is not None):
+            raise
+    return parts_in(text, opening), root
+
+
 class _Loader:
     """One call of `load_dataset`."""
 
@@ -213,7 +283,7 @@ class _Loader:
                 if index is None:
                     raise EntryNotFoundError(f"there is no index yet that {text!r:.80} could be in: {_HOW}")
                 return self._entry(index.get_dataset(text), index)
-        if _PLACE.match(text) or text.endswith("/") or is_archive(text) or _MAGIC.search(text):
+        if is_place(text):
             return self._at(text)
         if not os.path.exists(text) and (self._index is None or isinstance(self._index, LocalIndex)):
             try:
@@ -239,17 +309,8 @@ class _Loader:
                 if there:
                     return self._at(text)
                 raise DatasetNotFoundError(f"there is no path {text!r}, and no index yet that could have it: {_HOW}")
-            try:
-                entry = index.get_dataset(text)
-            except (LookupError, EntryFormError) as error:
-                if there:
-                    return self._at(text)
-                if "@" in text or not isinstance(error, EntryNotFoundError):
-                    raise
-                raise EntryNotFoundError(f"{error.message}; and there is no path {text!r}") from None
-            if there:
-                self._check_same(text, entry)
-            return self._entry(entry, index)
+            entry = find_named(text, index, self._options["store"])
+            return self._at(text) if entry is None else self._entry(entry, index)
 
     @contextlib.contextmanager
     def _opened_index(self) -> Iterator[Any]:
@@ -258,42 +319,10 @@ class _Loader:
             found = existing_index() if self._index is None else None
             yield stack.enter_context(found) if found is not None else self._index
 
-    def _check_same(self, text: str, entry: IndexEntry) -> None:
-        """Refuse a name that means two datasets."""
-        try:
-            parts, _ = self._parts(text)
-        except DatasetNotFoundError:
-            return  # a folder of something else
-        record = parts[0].record if len(parts) == 1 else None
-        if record is None or record.cid != entry.cid:
-            raise EntryFormError(
-                f"{text!r} is a dataset of the index (version {entry.version}) and also a path here, with other data: "
-                f"write '@local/{text}' for the one and './{text}' for the other"
-            )
-
     # -- what was found --------------------------------------------------------------------------------------
 
     def _at(self, text: str) -> Dataset[Any] | DatasetDict:
-        return self._divided(*self._parts(text), url=text)
-
-    def _parts(self, text: str) -> tuple[list[Located], str]:
-        """The shards at a place, and the folder below which folders say a split."""
-        text = os.path.expanduser(text)
-        opening = Opening(self._options["store"])
-        here = opening.path(text) if "{" not in text else None
-        there = here is not None and os.path.exists(here)  # what is there by that very name is no pattern
-        fixed = text if there else _MAGIC.split(text, maxsplit=1)[0]
-        is_folder = here.is_dir() if there and here is not None else fixed == text and not is_archive(text)
-        folder = text if is_folder else fixed.rpartition("/")[0]
-        path = opening.path(folder)
-        # As the shards' URLs begin.
-        root = (folder if path is None or opening.store is not None else str(path.absolute())).rstrip("/") + "/"
-        try:
-            return [locate(text, opening)], root
-        except DatasetNotFoundError:
-            if not is_folder or not (there or opening.object_store(text) is not None):
-                raise
-        return parts_in(text, opening), root
+        return self._divided(*_parts(text, self._options["store"]), url=text)
 
     def _entry(self, entry: Any, index: Any) -> Dataset[Any] | DatasetDict:
         """The samples of an index's entry."""

@@ -10,6 +10,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from atdata import errors
 from atdata.datasets.sources import ShardRef
 from atdata.errors import (
     AccessDeniedError,
@@ -17,6 +18,7 @@ from atdata.errors import (
     DatasetNotFoundError,
     IntegrityError,
     ManifestError,
+    SampleDecodeError,
     StoreError,
 )
 from atdata.shards.compression import compression, open_archive
@@ -32,7 +34,7 @@ from atdata.stores.manifests import manifest_of
 from atdata.stores.opening import Opening
 from atdata.stores.ranges import windows
 
-__all__ = ["Problem", "ShardCheck", "ShardFindings"]
+__all__ = ["Problem", "ShardCheck", "ShardFindings", "wrong_size"]
 
 _WINDOW = 8 << 20  # bytes of samples read at once where the archive's headers do not lead to them
 
@@ -56,6 +58,12 @@ class Problem(msgspec.Struct):
         error.at(url=url, offset=raw.offset if raw else None, key=raw.key if raw else None)
         return cls(type(error).__name__, error.message, error.url, error.offset, error.key, error.field)
 
+    def error(self) -> AtdataError:
+        """The problem as an error to raise: of its own class, or what stands for those that are not atdata's."""
+        kind = getattr(errors, self.type, SampleDecodeError)
+        made: AtdataError = kind(self.message, url=self.url, offset=self.offset, key=self.key, field=self.field)
+        return made
+
 
 class ShardFindings(msgspec.Struct):
     """What came out for one shard: `samples` is how many were read without a problem, None with --fast."""
@@ -65,6 +73,13 @@ class ShardFindings(msgspec.Struct):
     samples: int | None = None
     problems: list[Problem] = []
     notes: list[str] = []
+
+
+def wrong_size(ref: ShardRef, size: int) -> IntegrityError | None:
+    """What is to be said of a shard that has so many bytes; None where that is right."""
+    if ref.info is None or ref.info.size == size:
+        return None
+    return IntegrityError(f"the shard has {size} bytes, its record {ref.info.size}: it was cut, changed or replaced")
 
 
 class ShardCheck:
@@ -113,12 +128,9 @@ class ShardCheck:
     def _shard(self) -> None:
         file = self._opening.open(self._ref.url)
         self._found.bytes = file.size
-        if self._info is not None and file.size != self._info.size:
-            self._wrong(
-                IntegrityError(
-                    f"the shard has {file.size} bytes, its record {self._info.size}: it was cut, changed or replaced"
-                )
-            )
+        wrong = wrong_size(self._ref, file.size)
+        if wrong is not None:
+            self._wrong(wrong)
         here = len(self._found.problems)
         manifest = self._manifest()
         with Hashing(file, lambda _: self._going_on(0)) as hashing:
