@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import ipaddress
+import socket
+import threading
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -11,7 +15,7 @@ from hypothesis import strategies as st
 
 from atdata.atmosphere.guard import Clock, check_url, is_public
 from atdata.atmosphere.http import Http
-from atdata.errors import UnsafeUrlError
+from atdata.errors import AtmosphereError, UnreachableError, UnsafeUrlError
 from servers.rude import RudeServer, TestAuthority
 
 LIMIT = 1 << 20
@@ -70,6 +74,11 @@ def test_only_the_web_is_opened(url: str, allow_private: bool) -> None:
 def test_urls_that_two_readers_may_read_differently_are_not_opened(url: str) -> None:
     with pytest.raises(UnsafeUrlError, match="is not opened: it is not of the form https://host/path"):
         check_url(url, allow_private=True)
+
+
+def test_a_url_that_is_too_long() -> None:
+    with pytest.raises(UnsafeUrlError, match="is not opened: it has more than 8000 characters"):
+        check_url("https://example.org/" + "a" * 70_000, allow_private=True)
 
 
 @pytest.mark.parametrize("url", ["https://[::1", "https://example.org:99999/", "https://example.org:x/"])
@@ -226,3 +235,103 @@ def test_a_clock_gives_slow_bytes_no_more_time_than_they_are_worth() -> None:
     before = clock.left()
     clock.moved(64 << 10)
     assert 0.9 < clock.left() - before <= 1.0
+
+
+# -- proxies, which many networks have
+
+
+class Proxy:
+    """Forwards what it is asked to CONNECT to, to ports of this machine; counts what it was asked for."""
+
+    def __init__(self, ports: dict[str, int]) -> None:
+        self.asked: list[tuple[str, str]] = []
+        self._ports = ports
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self._thread.join()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            with client:
+                head = b""
+                while b"\r\n\r\n" not in head:
+                    head += client.recv(4096)
+                lines = head.decode().split("\r\n")
+                user = next((line for line in lines if line.lower().startswith("proxy-authorization")), "")
+                target = lines[0].split()[1]
+                self.asked.append((target, user.partition(": ")[2]))
+                with socket.create_connection(("127.0.0.1", self._ports[target])) as server:
+                    client.sendall(b"HTTP/1.1 200 Connected\r\n\r\n")
+                    there = threading.Thread(target=pump, args=(client, server), daemon=True)
+                    there.start()
+                    pump(server, client)
+                    with contextlib.suppress(OSError):
+                        client.shutdown(socket.SHUT_RD)
+                    there.join()
+
+
+def pump(start: socket.socket, to: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while data := start.recv(65536):
+            to.sendall(data)
+        to.shutdown(socket.SHUT_WR)
+
+
+def test_the_proxy_of_the_environment_is_used(authority: TestAuthority, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on networks that know no names of the world; it is no stranger, so it may be at a private address."""
+    monkeypatch.setenv("SSL_CERT_FILE", str(authority.file))
+    with RudeServer(authority.server("data.example.org")) as server:
+        server.answer("/a", 200, b"hello")
+        proxy = Proxy({"data.example.org:443": server.port})
+        monkeypatch.setenv("HTTPS_PROXY", f"http://me:p%40ss@127.0.0.1:{proxy.port}")
+        monkeypatch.delenv("NO_PROXY", raising=False)
+        monkeypatch.delenv("no_proxy", raising=False)
+        known = {"127.0.0.1": "127.0.0.1", "inside.example.org": "10.0.0.1"}
+
+        def lookup(host: str, port: int) -> list[tuple[str, int]]:
+            if host not in known:
+                raise OSError("no such name")
+            return [(known[host], port)]
+
+        http = Http(lookup=lookup, tries=1)
+        assert http.ask("GET", "https://data.example.org/a", limit=LIMIT).body == b"hello"
+        assert proxy.asked == [("data.example.org:443", "Basic " + base64.b64encode(b"me:p@ss").decode())]
+        for private in ("https://inside.example.org/", "https://127.0.0.1/"):
+            with pytest.raises(UnsafeUrlError, match="no address of the public internet, and is not opened"):
+                http.ask("GET", private, limit=LIMIT)
+        assert len(proxy.asked) == 1
+        monkeypatch.setenv("NO_PROXY", "data.example.org")
+        with pytest.raises(UnreachableError, match=r"data\.example\.org cannot be looked up"):
+            http.ask("GET", "https://data.example.org/a", limit=LIMIT)
+        http.close()
+        proxy.close()
+
+
+def test_this_machine_is_not_asked_through_a_proxy(
+    open_http: Http, rude: RudeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rude.answer("/a", 200, b"hello")
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    for host in ("127.0.0.1", "localhost"):
+        assert open_http.ask("GET", f"http://{host}:{rude.port}/a", limit=LIMIT).body == b"hello"
+
+
+def test_a_proxy_of_another_kind(http: Http, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "socks5://me:secret@proxy.example.org:1080")
+    with pytest.raises(
+        AtmosphereError, match="the proxy that the environment names is of the kind socks5, and only"
+    ) as e:
+        http.ask("GET", "https://8.8.8.8/", limit=LIMIT)
+    assert "secret" not in str(e.value)

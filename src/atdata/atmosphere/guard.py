@@ -8,11 +8,12 @@ connected to, after the name was looked up, so a name that leads elsewhere the s
 from __future__ import annotations
 
 import ipaddress
+import os
 import socket
 import ssl
 import time
 import urllib.request
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
@@ -20,13 +21,14 @@ from atdata.atmosphere.syntax import shown
 from atdata.errors import AtmosphereError, UnsafeUrlError
 
 if TYPE_CHECKING:
-    import httpx
+    import httpcore
 
-__all__ = ["Clock", "Lookup", "check_url", "guarded_client", "is_public", "needs"]
+__all__ = ["Clock", "Connections", "Lookup", "check_url", "connections", "is_public", "needs"]
 
 CONNECT = 10.0  # seconds, for one address
 SILENCE = 30.0  # seconds without any byte
 SLOWEST = 64 << 10  # bytes a second; who is slower is waited for until the deadline
+LONGEST_URL = 8_000  # RFC 9110, 4.1, has everybody take that
 CONNECTIONS = 64
 IDLE = 4.0  # seconds that a connection is kept: servers on Node close it after 5
 
@@ -44,7 +46,7 @@ def needs(package: str) -> AtmosphereError:
 class Clock(float):
     """The time that one request has, in seconds; bytes that come or go put its end off by what they are worth.
 
-    It goes through httpx and httpcore as the time-out of each wait, and is looked at by the connections below.
+    It goes through httpcore as the time-out of each wait, and is looked at by the connections below.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -86,6 +88,8 @@ def check_url(url: str, *, allow_private: bool) -> str:
         >>> check_url("https://example.org/data", allow_private=False)
         'https://example.org/data'
     """
+    if len(url) > LONGEST_URL:
+        raise UnsafeUrlError(f"{shown(url)} is not opened: it has more than {LONGEST_URL} characters")
     try:
         parts = urlsplit(url)
         host, _ = parts.hostname, parts.port
@@ -102,18 +106,20 @@ def check_url(url: str, *, allow_private: bool) -> str:
     return url
 
 
-def guarded_client(*, allow_private: bool, lookup: Lookup | None = None) -> httpx.Client:
-    """An httpx client whose connections are checked. It follows no redirects, and asks for nothing compressed.
+def connections(*, allow_private: bool, lookup: Lookup | None = None) -> Connections:
+    """Connections that are checked when they are made, to be kept for the next request.
 
     Args:
         allow_private: whether loopback and private addresses may be connected to.
         lookup: how names are looked up, instead of the system's way.
+
+    Raises:
+        AtmosphereError: what the extra `atmosphere` installs is not there.
     """
     try:
         import httpcore
-        import httpx
     except ImportError:
-        raise needs("httpx") from None
+        raise needs("httpcore") from None
 
     def wait(timeout: float | None, late: type[Exception]) -> float:
         if not isinstance(timeout, Clock):
@@ -161,10 +167,11 @@ def guarded_client(*, allow_private: bool, lookup: Lookup | None = None) -> http
         def get_extra_info(self, info: str) -> Any:
             return self._inner.get_extra_info(info)
 
-    class Direct(httpcore.NetworkBackend):
+    class Backend(httpcore.NetworkBackend):
         """Looks names up, and connects to what may be connected to."""
 
-        checked = not allow_private
+        def __init__(self, checked: bool) -> None:
+            self._checked = checked
 
         def connect_tcp(
             self,
@@ -178,7 +185,7 @@ def guarded_client(*, allow_private: bool, lookup: Lookup | None = None) -> http
                 found = (lookup or _addresses)(host, port)
             except (OSError, UnicodeError) as error:
                 raise httpcore.ConnectError(f"{host} cannot be looked up: {error}") from error
-            may = _allowed(host, found) if self.checked else found
+            may = _allowed(host, found) if self._checked else found
             for number, (address, at) in enumerate(may, 1):
                 patience = min(CONNECT, wait(timeout, httpcore.ConnectTimeout))
                 try:
@@ -190,77 +197,63 @@ def guarded_client(*, allow_private: bool, lookup: Lookup | None = None) -> http
                         raise
             raise httpcore.ConnectError(f"{host} has no address")
 
-    class ToProxy(Direct):
-        """Connects to the proxy that the environment names, wherever it is."""
+    given: dict[str, Any] = {
+        "ssl_context": _trusted(),
+        "max_connections": CONNECTIONS,
+        "max_keepalive_connections": CONNECTIONS,
+        "keepalive_expiry": IDLE,
+    }
 
-        checked = False
+    def pool(proxy: str | None) -> httpcore.ConnectionPool:
+        if proxy is None:
+            return httpcore.ConnectionPool(network_backend=Backend(not allow_private), **given)
+        parts = urlsplit(proxy)
+        user = None if parts.username is None else (unquote(parts.username), unquote(parts.password or ""))
+        # The proxy that the environment names is where it is.
+        there = f"{parts.scheme}://{parts.hostname}:{parts.port or 80}"
+        return httpcore.HTTPProxy(there, proxy_auth=user, network_backend=Backend(False), **given)
 
-    class Body(httpx.SyncByteStream):
-        def __init__(self, inner: Any) -> None:
-            self._inner = inner
+    return Connections(pool, None if allow_private else lookup or _addresses)
 
-        def __iter__(self) -> Iterator[bytes]:
-            return iter(self._inner)
 
-        def close(self) -> None:
-            self._inner.close()
+class Connections:
+    """Connections to servers, directly or through the proxy that the environment names; threads may share them.
 
-    class Transport(httpx.BaseTransport):
-        """httpx's way to httpcore, over connections of ours."""
+    Args:
+        pool: makes those through a proxy, or with None the direct ones.
+        lookup: how names are looked up, where private addresses are refused.
+    """
 
-        def __init__(self) -> None:
-            self._given: dict[str, Any] = {
-                "ssl_context": httpx.create_ssl_context(),
-                "max_connections": CONNECTIONS,
-                "max_keepalive_connections": CONNECTIONS,
-                "keepalive_expiry": IDLE,
-            }
-            self._pools: dict[str | None, Any] = {
-                None: httpcore.ConnectionPool(network_backend=Direct(), **self._given),
-            }
+    def __init__(self, pool: Callable[[str | None], httpcore.ConnectionPool], lookup: Lookup | None) -> None:
+        self._pool = pool
+        self._lookup = lookup
+        self._pools: dict[str | None, httpcore.ConnectionPool] = {None: pool(None)}
 
-        def handle_request(self, request: httpx.Request) -> httpx.Response:
-            assert isinstance(request.stream, httpx.SyncByteStream)
-            proxy = _proxy_for(request.url.scheme, request.url.host)
-            if proxy is not None and not allow_private:
-                _check_behind_proxy(request.url.host, lookup or _addresses)
-            answer = self._pool(proxy).handle_request(
-                httpcore.Request(
-                    request.method,
-                    httpcore.URL(
-                        scheme=request.url.raw_scheme,
-                        host=request.url.raw_host,
-                        port=request.url.port,
-                        target=request.url.raw_path,
-                    ),
-                    headers=request.headers.raw,
-                    content=request.stream,
-                    extensions=request.extensions,
-                )
-            )
-            return httpx.Response(
-                answer.status, headers=answer.headers, stream=Body(answer.stream), extensions=answer.extensions
-            )
+    def send(self, request: httpcore.Request) -> httpcore.Response:
+        """Send a request; the response is to be closed."""
+        scheme, host = request.url.scheme.decode(), request.url.host.decode()
+        proxy = _proxy_for(scheme, host)
+        if proxy is not None:
+            if self._lookup is not None:
+                _check_behind_proxy(host, self._lookup)
+            if proxy not in self._pools:
+                self._pools.setdefault(proxy, self._pool(proxy))
+        return self._pools[proxy].handle_request(request)
 
-        def _pool(self, proxy: str | None) -> Any:
-            if proxy is not None and proxy not in self._pools:
-                parts = urlsplit(proxy)
-                user = None if parts.username is None else (unquote(parts.username), unquote(parts.password or ""))
-                self._pools[proxy] = httpcore.HTTPProxy(
-                    f"{parts.scheme}://{parts.hostname}:{parts.port or 80}",
-                    proxy_auth=user,
-                    network_backend=ToProxy(),
-                    **self._given,
-                )
-            return self._pools[proxy]
+    def close(self) -> None:
+        """Close them all."""
+        for pool in self._pools.values():
+            pool.close()
 
-        def close(self) -> None:
-            for pool in self._pools.values():
-                pool.close()
 
-    client = httpx.Client(transport=Transport(), trust_env=False, follow_redirects=False)
-    client.headers = httpx.Headers({"accept": "*/*", "accept-encoding": "identity", "user-agent": "atdata"})
-    return client
+def _trusted() -> ssl.SSLContext:
+    """Whom to trust: what `SSL_CERT_FILE` or `SSL_CERT_DIR` says, or else the system and certifi."""
+    context = ssl.create_default_context()
+    if not (os.environ.get("SSL_CERT_FILE") or os.environ.get("SSL_CERT_DIR")):
+        import certifi
+
+        context.load_verify_locations(certifi.where())
+    return context
 
 
 def _addresses(host: str, port: int) -> list[tuple[str, int]]:
@@ -287,7 +280,12 @@ def _proxy_for(scheme: str, host: str) -> str | None:
             return None
     except ValueError:
         pass
-    return found if "://" in found else f"http://{found}"
+    kind, there, _ = found.partition("://")
+    if there and kind not in ("http", "https"):
+        raise AtmosphereError(
+            f"the proxy that the environment names is of the kind {shown(kind)[1:-1]}, and only http ones can be used"
+        )
+    return found if there else f"http://{found}"
 
 
 def _check_behind_proxy(host: str, lookup: Lookup) -> None:

@@ -11,13 +11,13 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from urllib.parse import urljoin, urlsplit
 
-from atdata.atmosphere.guard import Clock, Lookup, check_url, guarded_client, needs
+from atdata.atmosphere.guard import Clock, Connections, Lookup, check_url, connections, needs
 from atdata.atmosphere.syntax import shown
 from atdata.errors import AtmosphereError, OversizeError, UnreachableError, UnsafeUrlError
 from atdata.forks import shared_lock
 
 if TYPE_CHECKING:
-    import httpx
+    import httpcore
 
 __all__ = ["Answer", "Content", "Headers", "Http", "Reply", "retry_wait"]
 
@@ -114,7 +114,7 @@ class Http:
         self.tries = tries
         self.seconds = seconds
         self._lookup = lookup
-        self._client: httpx.Client | None = None
+        self._connections: Connections | None = None
         self._pid = 0
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -198,12 +198,12 @@ class Http:
 
     def close(self) -> None:
         """Close the connections; they are made anew when needed."""
-        client, self._client = self._client, None
-        if client is not None and self._pid == os.getpid():
-            client.close()
+        made, self._connections = self._connections, None
+        if made is not None and self._pid == os.getpid():
+            made.close()
 
     def __del__(self) -> None:
-        if getattr(self, "_client", None) is not None:
+        if getattr(self, "_connections", None) is not None:
             self.close()
 
     def _insist(self, url: str, once: Callable[[Clock], T], again: bool) -> T:
@@ -211,7 +211,7 @@ class Http:
         try:
             import httpcore
         except ImportError:
-            raise needs("httpx") from None
+            raise needs("httpcore") from None
         clock = Clock(self.seconds)
         for attempt in range(1, self.tries + 1):
             answer: T | None = None
@@ -258,44 +258,55 @@ class Http:
             sent = dict(headers or {})
             if sign is not None and urlsplit(url)[:2] == origin:
                 sent.update(sign())
-            response = self._own().send(self._request(method, url, sent, content, clock), stream=True)
+            response = self._own().send(_request(method, url, sent, content, clock))
             try:
-                location = response.headers.get("location", "")
-                if not (redirects and location and response.status_code in REDIRECTS):
-                    found = {name.lower(): value for name, value in response.headers.items()}
+                found: dict[str, str] = {}
+                for raw_name, raw in response.headers:
+                    name, value = raw_name.decode("latin-1").lower(), raw.decode("latin-1")
+                    found[name] = f"{found[name]}, {value}" if name in found else value
+                location = found.get("location", "")
+                if not (redirects and location and response.status in REDIRECTS):
                     if found.get("content-encoding", "identity").lower() != "identity":
                         raise AtmosphereError("the server compresses what it was asked not to", url=public(url))
-                    yield Reply(response.status_code, found, url, response.iter_raw())
+                    yield Reply(response.status, found, url, iter(response.iter_stream()))
                     return
             finally:
                 response.close()
             url = urljoin(url, location)
         raise UnsafeUrlError("the server redirects in a circle, or too often", url=public(url))
 
-    def _request(self, method: str, url: str, headers: Headers, content: Content | None, clock: Clock) -> httpx.Request:
-        import httpx
-
-        try:
-            return self._own().build_request(
-                method,
-                url,
-                headers=headers,
-                content=content() if callable(content) else content,
-                extensions={"timeout": {"connect": clock, "read": clock, "write": clock, "pool": self.seconds}},
-            )
-        except httpx.InvalidURL as error:
-            raise UnsafeUrlError(f"{public(url)} is not opened: it is no URL ({error})") from None
-
-    def _own(self) -> httpx.Client:
-        """This process's client: the connections of its parent are the parent's."""
-        client = self._client
-        if client is None or self._pid != os.getpid():
+    def _own(self) -> Connections:
+        """This process's connections: those of its parent are the parent's."""
+        found = self._connections
+        if found is None or self._pid != os.getpid():
             with _making:
-                if self._client is None or self._pid != os.getpid():
-                    self._client = guarded_client(allow_private=self.allow_private, lookup=self._lookup)
+                if self._connections is None or self._pid != os.getpid():
+                    self._connections = connections(allow_private=self.allow_private, lookup=self._lookup)
                     self._pid = os.getpid()
-                client = self._client
-        return client
+                found = self._connections
+        return found
+
+
+def _request(method: str, url: str, headers: Headers, content: Content | None, clock: Clock) -> httpcore.Request:
+    import httpcore
+
+    body = content() if callable(content) else content
+    carried: dict[Any, Any] = {
+        "host": urlsplit(url).netloc,
+        "accept": "*/*",
+        "accept-encoding": "identity",
+        "user-agent": "atdata",
+        **headers,
+    }
+    if isinstance(body, bytes) or (body is None and method == "POST"):
+        carried["content-length"] = str(len(body or b""))
+    return httpcore.Request(
+        method,
+        url,
+        headers=carried,
+        content=body,
+        extensions={"timeout": {"connect": clock, "read": clock, "write": clock, "pool": float(clock)}},
+    )
 
 
 def public(url: str) -> str:
