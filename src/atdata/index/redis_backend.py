@@ -21,6 +21,9 @@ _FORMAT_KEY = "atdata:format"
 _PARTS = 100  # of one answer
 _STEPS = 2000  # names that one answer of a search looks at, so that other users of the server wait some ms at most
 _ALL = 1_000_000_000
+# Made here, as threads cannot have msgspec learn a class together (see stores/record.py).
+_schema_in = msgspec.json.Decoder(SchemaRow).decode
+_version_in = msgspec.json.Decoder(VersionRow).decode
 
 
 class RedisBackend:
@@ -180,7 +183,7 @@ class RedisBackend:
 
     def _schema_rows(self, first: str, last: str, limit: int) -> list[SchemaRow]:
         found = self._server.read("schemas", [first, last, limit])
-        return [msgspec.json.decode(row, type=SchemaRow) for row in found]
+        return [_schema_in(row) for row in found]
 
     def all_parts(self, start: str) -> Iterator[Part]:
         """See `Backend.all_parts`."""
@@ -266,4 +269,4 @@ def _version_values(row: VersionRow) -> dict[str, Any]:
 
 
 def _version_row(name: bytes, row: bytes, parts: tuple[Part, ...] = ()) -> VersionRow:
-    return msgspec.structs.replace(msgspec.json.decode(row, type=VersionRow), name=name.decode(), parts=parts)
+    return msgspec.structs.replace(_version_in(row), name=name.decode(), parts=parts)

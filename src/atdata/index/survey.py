@@ -23,6 +23,8 @@ from atdata.stores.record import ManifestInfo, ShardInfo
 
 __all__ = ["parts_of", "refs_in", "survey"]
 
+_infos_in = msgspec.json.Decoder(list[ShardInfo]).decode
+
 
 def survey(ds: Dataset[Any], advance: Callable[[], None] = lambda: None) -> tuple[ShardRef, ...]:
     """The shards of a dataset, each with its URL or absolute path and what is known of it.
@@ -132,7 +134,7 @@ def refs_in(parts: Sequence[Part]) -> Iterator[ShardRef]:
     """
     for part in parts:
         try:
-            infos = msgspec.json.decode(part.shards, type=list[ShardInfo])
+            infos = _infos_in(part.shards)
         except msgspec.MsgspecError as error:
             raise CatalogError(f"a list of shards in the index was altered, and cannot be read: {error}") from None
         for info in infos:

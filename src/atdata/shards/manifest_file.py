@@ -161,6 +161,10 @@ class _Meta(TypedDict):
     packed: NotRequired[list[str]]
 
 
+# msgspec learns a class when it is first to read one, and crashes when two threads have it learn the same; modules are
+# imported by one thread only.
+msgspec.json.Decoder(_Meta)
+
 _FIXED = {"__key__": pa.string(), "__offset__": pa.int64(), "__size__": pa.int64(), "__sha256__": pa.binary(32)}
 _SCALARS = {pa.string(), pa.int64(), pa.uint64(), pa.float64(), pa.bool_(), pa.timestamp("us")}
 _SCALARS.add(pa.timestamp("us", "UTC"))

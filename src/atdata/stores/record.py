@@ -68,6 +68,12 @@ class ShardInfo(msgspec.Struct, frozen=True, omit_defaults=True):
     stats: dict[str, FieldStats] = {}
 
 
+# msgspec learns a class when it is first to read one, and crashes when two threads have it learn the same; modules are
+# imported by one thread only.
+_SHARDS = tuple[ShardInfo, ...]
+msgspec.json.Decoder(_SHARDS)
+
+
 class CommitRecord(msgspec.Struct, frozen=True):
     """What a dataset consists of."""
 
@@ -128,7 +134,7 @@ class CommitRecord(msgspec.Struct, frozen=True):
                 url=url,
             )
         try:
-            shards = msgspec.convert(document["shards"], tuple[ShardInfo, ...])
+            shards = msgspec.convert(document["shards"], _SHARDS)
             schema = None if document["schema"] is None else Schema.from_record(document["schema"])
         except (msgspec.MsgspecError, KeyError, AtdataError) as error:
             raise CommitRecordError(f"the commit record cannot be read: {error}", url=url) from None
