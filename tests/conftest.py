@@ -1,7 +1,9 @@
 """Hypothesis profiles: `ci` wherever CI is set, `dev` elsewhere; --hypothesis-profile chooses another."""
 
 import os
+import threading
 
+from coverage import Coverage
 from hypothesis import HealthCheck, settings
 
 # rgw, bucket, own_rgw, fault_proxy, make_proxy, atproto, own_atproto, web: the fixtures of tests/servers/fixtures.py.
@@ -13,3 +15,13 @@ settings.register_profile(
 )
 settings.register_profile("dev", max_examples=50, deadline=None, print_blob=True)
 settings.load_profile("ci" if os.environ.get("CI") else "dev")
+
+
+def _free_coverage() -> None:
+    """Give a forked process a lock of its own for coverage's data: a thread of its parent may have held the old one."""
+    measuring = Coverage.current()
+    if measuring is not None and measuring._collector is not None and measuring._collector.data_lock is not None:
+        measuring._collector.data_lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_free_coverage)
