@@ -2,7 +2,7 @@
 
 Blocks of one file share one namespace and one empty folder. A ```python block is executed; each line of a ```console
 block that begins with `$ ` goes through the shell and must end with exit code 0. `<!-- no-run -->` on the line before a
-block leaves it out, which at most two blocks of a file may ask for.
+block leaves it out, which at most three blocks of a file may ask for.
 """
 
 from __future__ import annotations
