@@ -228,7 +228,7 @@ def test_a_login_that_is_ended_is_gone_here_and_there(saved: Account, client: At
 def test_a_login_that_was_revoked_says_so(saved: Account, client: Atmosphere, config: Path) -> None:
     with Atmosphere.login() as other:
         other.auth.end()  # type: ignore[union-attr]
-    with pytest.raises(LoginError, match=r"is over, or was revoked: (run atdata login|log in) again"):
+    with pytest.raises(LoginError, match="is over, or was revoked: run atdata login again"):
         client.auth.renew()  # type: ignore[union-attr]
 
 

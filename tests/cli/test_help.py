@@ -28,6 +28,7 @@ def test_the_commands():
         ("index",), ("index", "migrate"), ("index", "copy"),
         ("schema",), ("schema", "show"), ("schema", "diff"), ("schema", "ls"),
         ("lens",), ("lens", "path"),
+        ("login",), ("logout",), ("whoami",),
         ("cache",), ("cache", "ls"), ("cache", "clear"), ("cache", "verify"),
     }  # fmt: skip
 

@@ -7,9 +7,10 @@ from atdata.atmosphere.http import Http
 from atdata.atmosphere.identity import Identity
 from atdata.atmosphere.oauth import Grant, OAuthSession
 from atdata.atmosphere.session import PasswordSession, Tokens
-from atdata.errors import AtmosphereError
+from atdata.atmosphere.xrpc import Xrpc
+from atdata.errors import AtmosphereError, LoginError
 
-__all__ = ["end", "remember", "resume"]
+__all__ = ["Session", "check", "end", "remember", "resume"]
 
 Session = PasswordSession | OAuthSession
 
@@ -48,6 +49,17 @@ def resume(account: Account, http: Http, credentials: Credentials) -> Session:
     return PasswordSession(account.pds, http, Tokens.load(account.did, account.handle or account.did, secrets), kept)
 
 
+def check(account: Account, http: Http, credentials: Credentials) -> None:
+    """Ask the server whether a saved login is still good.
+
+    Raises:
+        LoginError: it is not.
+        UnreachableError: the server does not answer.
+    """
+    session = resume(account, http, credentials)
+    Xrpc(session.base, http, session).query("com.atproto.server.getSession")
+
+
 def end(account: Account, http: Http, credentials: Credentials) -> AtmosphereError | None:
     """Log out: the server forgets the login, and so does this machine.
 
@@ -57,6 +69,8 @@ def end(account: Account, http: Http, credentials: Credentials) -> AtmosphereErr
     failed = None
     try:
         resume(account, http, credentials).end()
+    except LoginError:
+        pass  # it was over already
     except AtmosphereError as error:
         failed = error
     credentials.remove(account.did)

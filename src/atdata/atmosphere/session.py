@@ -180,7 +180,8 @@ class PasswordSession:
         return tokens
 
     def _ended(self) -> LoginError:
-        return LoginError(f"the session of {self._tokens.handle} is over, or was revoked: log in again", url=self.base)
+        how = "log in" if self._kept is None else "run atdata login"
+        return LoginError(f"the session of {self._tokens.handle} is over, or was revoked: {how} again", url=self.base)
 
     def _own_lock(self) -> threading.Lock:
         """This process's lock: one that a thread of its parent held would stay locked for ever."""

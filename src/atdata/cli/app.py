@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from atdata.cli import index_app, lens
+from atdata.cli import index_app, lens, login
 from atdata.cli.options import Index, Json, age
 from atdata.cli.reporting import reporting
 
@@ -252,7 +252,7 @@ def cache_verify(cache: Folder = None, json: Json = False) -> None:
         verify(report, cache)
 
 
-for _command in index_app.COMMANDS:
+for _command in (*index_app.COMMANDS, *login.COMMANDS):
     app.command()(_command)
 schemas.command("show")(index_app.schema_show)
 schemas.command("diff")(index_app.schema_diff)
