@@ -12,6 +12,7 @@ from atdata.atmosphere import blobs, repository
 from atdata.atmosphere.credentials import Account, Credentials, choose
 from atdata.atmosphere.http import Http
 from atdata.atmosphere.identity import DIRECTORY, Identity, Resolver, keep
+from atdata.atmosphere.proof import Proven
 from atdata.atmosphere.repository import Record, Write, Written
 from atdata.atmosphere.session import PasswordSession
 from atdata.atmosphere.syntax import AtUri, is_did
@@ -180,7 +181,24 @@ class Atmosphere:
         uri = uri._replace(authority=did)
         if not proof:
             return self._at_home(did, lambda server: repository.read_record(server, uri))
-        return self._at_home(did, lambda server: self._proved(server, uri))
+        proven = self._at_home(did, lambda server: self._proved(server, uri))
+        if proven is None or proven.value is None:
+            return None
+        return Record(uri, proven.cid or "", proven.value)
+
+    def prove_record(self, uri: AtUri | str) -> Proven | None:
+        """What an account has signed of one of its records, or that it has none; None where its server only says so.
+
+        Args:
+            uri: of the record, by DID or handle.
+
+        Raises:
+            ProofError: the proof does not hold, or the repository is older than this client has seen it before.
+            XrpcError: the server does not have the account.
+        """
+        uri = AtUri.parse(uri) if isinstance(uri, str) else uri
+        did = self._did_of(uri.authority)
+        return self._at_home(did, lambda server: self._proved(server, uri._replace(authority=did)))
 
     def list_records(self, actor: str, collection: str, *, reverse: bool = False) -> Iterator[Record]:
         """The records of one collection of an account, as its server lists them; asked for page by page.
@@ -264,7 +282,7 @@ class Atmosphere:
     ) -> None:
         self.close()
 
-    def _proved(self, server: Xrpc, uri: AtUri) -> Record | None:
+    def _proved(self, server: Xrpc, uri: AtUri) -> Proven | None:
         did = uri.authority
         since = self._revisions.get(did)  # before it is asked for: other threads may see newer ones meanwhile
         account = self.resolver.resolve(did, handle=False)
@@ -277,10 +295,9 @@ class Atmosphere:
             if now.signing_key == account.signing_key:
                 raise
             proven = repository.prove_record(server, now, uri, since)
-        if proven is None:
-            return None
-        keep(self._revisions, did, max(proven.rev, self._revisions.get(did, "")))
-        return None if proven.value is None else Record(uri, proven.cid or "", proven.value)
+        if proven is not None:
+            keep(self._revisions, did, max(proven.rev, self._revisions.get(did, "")))
+        return proven
 
     def _did_of(self, actor: str) -> str:
         return actor if is_did(actor) else self.resolver.resolve(actor).did

@@ -12,12 +12,11 @@ The other direction is `atdata.cid.encode`.
 
 from __future__ import annotations
 
-import base64
-import binascii
 import math
 import struct
 from typing import Any
 
+from atdata.atmosphere.datamodel import bytes_in, bytes_value
 from atdata.cid import Link
 
 __all__ = ["MAX_DEPTH", "MAX_SIZE", "decode", "from_json", "to_json"]
@@ -202,9 +201,7 @@ def to_json(value: Any) -> Any:
         return [to_json(item) for item in value]
     if kind is Link:
         return {"$link": str(value)}
-    if kind is bytes:
-        return {"$bytes": base64.b64encode(value).decode().rstrip("=")}
-    return value
+    return bytes_value(value) if kind is bytes else value
 
 
 def from_json(value: Any) -> Any:
@@ -222,21 +219,11 @@ def from_json(value: Any) -> Any:
         return [from_json(item) for item in value]
     if kind is not dict:
         return value
-    if len(value) == 1:
-        if "$link" in value:
-            if type(value["$link"]) is not str:
-                raise ValueError(f"$link: {type(value['$link']).__name__} is no CID")
-            return Link.parse(value["$link"])
-        if "$bytes" in value:
-            return _from_base64(value["$bytes"])
+    if value.keys() == {"$link"}:
+        link = value["$link"]
+        if not isinstance(link, str):
+            raise ValueError(f"$link: {type(link).__name__} is no CID")
+        return Link.parse(link)
+    if value.keys() == {"$bytes"}:
+        return bytes_in(value)
     return {key: from_json(item) for key, item in value.items()}
-
-
-def _from_base64(text: Any) -> bytes:
-    if type(text) is not str:
-        raise ValueError(f"$bytes: {type(text).__name__} is no base64")
-    bare = text.rstrip("=")
-    try:
-        return base64.b64decode(bare + "=" * (-len(bare) % 4), validate=True)
-    except binascii.Error as error:
-        raise ValueError(f"$bytes: {error}") from None
