@@ -9,9 +9,11 @@ from __future__ import annotations
 import os
 import sys
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-__all__ = ["cached_property", "shared_lock"]
+__all__ = ["cached_property", "shared_lock", "shared_rlock"]
+
+L = TypeVar("L")
 
 if TYPE_CHECKING or sys.version_info >= (3, 12):
     from functools import cached_property
@@ -36,6 +38,15 @@ else:
 
 def shared_lock() -> threading.Lock:
     """A lock that lasts as long as the process; nobody forks in the middle of what it guards."""
-    lock = threading.Lock()
-    os.register_at_fork(before=lock.acquire, after_in_parent=lock.release, after_in_child=lock.release)
+    return _guarded(threading.Lock())
+
+
+def shared_rlock() -> threading.RLock:
+    """The same for what may be entered again by the thread that is in it, such as by callbacks of the collector."""
+    return _guarded(threading.RLock())
+
+
+def _guarded(lock: L) -> L:
+    guard: Any = lock
+    os.register_at_fork(before=guard.acquire, after_in_parent=guard.release, after_in_child=guard.release)
     return lock

@@ -445,7 +445,7 @@ def test_views_that_do_not_fit_are_refused(kinds: dict[str, Any], store: atdata.
 
 def test_lenses_that_cannot_write(kinds: dict[str, Any]) -> None:
     ds = kinds["manifest"]
-    with pytest.raises(LensError, match="measuring has no putter"):
+    with pytest.raises(LensError, match="written back through measuring: it has no putter"):
         ds.put_back(ds.as_type(measuring), measuring)
     with pytest.raises(LensError, match="the samples that naming writes are of Digit, and these are of Named"):
         ds.as_type(Named).put_back(ds.as_type(Named), naming)

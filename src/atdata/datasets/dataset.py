@@ -20,14 +20,14 @@ from atdata.datasets.query import Field, as_predicate, check
 from atdata.datasets.query_tree import Predicate
 from atdata.datasets.query_where import Where, outlook
 from atdata.datasets.resolving import Resolved, View, resolve
-from atdata.datasets.seeing import AsType, decoding, lens_to
+from atdata.datasets.seeing import AsType, Decoded, decoding, lens_to
 from atdata.datasets.sequence import pieces
 from atdata.datasets.share import Ranks, Remainder, check_ranks
 from atdata.datasets.sources import Located, locate
 from atdata.datasets.split import Split, hash_ranges
 from atdata.datasets.state import dataset_digest
 from atdata.datasets.steps import Filter, Map, NarrowingStep, Pick, Select, Step, Take, ValueStep, apply
-from atdata.errors import DatasetError, SchemaError
+from atdata.errors import DatasetError, SchemaError, StepError
 from atdata.lenses.composition import Identity
 from atdata.lenses.lens import Lens
 from atdata.samples import codec
@@ -345,14 +345,20 @@ class Dataset(Generic[T]):
             lens: with a putter.
 
         Raises:
-            LensError: the lens has no putter, or is between other classes. While reading: `DatasetError` for a view
-                too many or too few, or one with the key of another sample; `StepError` where the lens fails.
+            LensError: the lens has no putter, or is between other classes.
+            DatasetError: the views are a loader, whose order is its own. While reading: a view too many or too few, or
+                one with the key of another sample; `StepError` where the lens fails.
 
         Example:
             >>> store.write_shards(ds.put_back(edited, simplify), prefix="photos/v2")  # doctest: +SKIP
         """
         if not isinstance(lens, Lens):
             raise TypeError(f"views are put back through a lens, not through {lens!r:.100}")
+        if isinstance(views, Loader):
+            raise DatasetError(
+                "views are put back in the order of the samples, and a loader has one of its own: give the dataset of "
+                "views itself"
+            )
         seen = views if isinstance(views, Dataset) else Dataset.from_samples(views, lens.view)
         return Dataset.from_samples(Edited(self, seen, lens), self._sample_type)
 
@@ -550,8 +556,7 @@ class Dataset(Generic[T]):
         if all(isinstance(step, scanned) for step in self._steps) or not self.seekable:
             if self._located is None:
                 return self._through_steps(self._stored())
-            found = decoding(self._stored_type, self._steps, self._located.schema)
-            return apply(found.left, self._in_shards(found.stored_type))
+            return self._scanned(decoding(self._stored_type, self._steps, self._located.schema))
         _, selection, values = self._resolved()
         return self._view(values).samples(selection)
 
@@ -563,14 +568,26 @@ class Dataset(Generic[T]):
         for sample in self._samples:
             yield (None if self._key is None else self._key(sample)), sample
 
-    def _in_shards(self, stored_type: type) -> Iterator[tuple[str | None, Any]]:
-        for number, shard, start, stop in pieces(self._shards()):
-            count = 0
-            for pair in shard.keyed(stored_type, start, stop):
-                yield pair
-                count += 1
-            if stop is None:
-                self._shards().check_count(number, count)
+    def _scanned(self, found: Decoded) -> Iterator[tuple[str | None, Any]]:
+        """Key and sample of everything, read from front to back."""
+        url: str | None = None
+
+        def stored() -> Iterator[tuple[str | None, Any]]:
+            nonlocal url
+            for number, shard, start, stop in pieces(self._shards()):
+                url, count = shard.url, 0
+                for pair in shard.keyed(found.stored_type, start, stop):
+                    yield pair
+                    count += 1
+                if stop is None:
+                    self._shards().check_count(number, count)
+
+        try:
+            yield from apply(found.left, stored())
+        except StepError as error:
+            if not any(isinstance(step, Pick) for step in found.left):  # which holds samples of several shards
+                error.at(url=url)
+            raise
 
     def _through_steps(self, stored: Iterator[tuple[str | None, Any]]) -> Iterator[tuple[str | None, Any]]:
         return apply(self._steps, stored)

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from atdata.errors import DatasetError, LensError, StepError
+from atdata.lenses.composition import compose
+from atdata.lenses.derived import alike, derive
 
 if TYPE_CHECKING:
     from atdata.datasets.dataset import Dataset
@@ -28,18 +30,23 @@ class Edited:
     """
 
     def __init__(self, samples: Dataset[Any], views: Dataset[Any], lens: Lens[Any, Any]) -> None:
-        if not lens.editable:
-            raise LensError(f"{lens.name} has no putter, so nothing can be written back through it")
+        if missing := [part.name for part in lens.parts if not part.editable]:
+            what = "it" if missing == [lens.name] else " and ".join(missing)
+            raise LensError(f"nothing can be written back through {lens.name}: {what} has no putter")
         for what, cls, found in (
             ("samples", lens.source, samples.sample_type),
             ("views", lens.view, views.sample_type),
         ):
-            if cls is not found:
-                other = "another class of that name" if cls.__name__ == found.__name__ else found.__name__
-                raise LensError(f"the {what} that {lens.name} writes are of {cls.__name__}, and these are of {other}")
+            if not alike(cls, found):
+                other = cls.__name__ == found.__name__
+                raise LensError(
+                    f"the {what} that {lens.name} writes are of {cls.__name__}, and these are of "
+                    f"{'another class of that name, with other fields' if other else found.__name__}"
+                )
         self._samples = samples
         self._views = views
-        self._lens = lens
+        # Classes built from stored schemas are as good as those of the lens.
+        self._lens = compose(derive(samples.sample_type, lens.source), lens, derive(lens.view, views.sample_type))
 
     def __iter__(self) -> Iterator[Any]:
         for _, sample in self.keyed():

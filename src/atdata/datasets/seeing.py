@@ -10,6 +10,7 @@ from atdata.datasets.columns import Lying, stack
 from atdata.datasets.steps import Pick, Select, Step, Take, ValueStep, only_fields, passing_type
 from atdata.errors import LensError, StepError
 from atdata.lenses.composition import compose
+from atdata.lenses.derived import alike, derive
 from atdata.lenses.fields import FieldsLens
 from atdata.lenses.lens import Lens
 from atdata.lenses.network import registered
@@ -83,14 +84,25 @@ def lens_to(view: type | Lens[Any, Any], sample_type: type) -> Lens[Any, Any]:
     """
     if not isinstance(view, Lens):
         return registered.find(sample_type, view)
-    if view.source is not sample_type:
-        same = view.source.__name__ == sample_type.__name__
+    source = view.source
+    if source is sample_type:
+        return view
+    if _selected_of(sample_type) is source:
+        missing = sorted((view.reads or frozenset()) - codec.plan(sample_type).nodes.keys())
+        if not missing:
+            return view
         raise LensError(
-            f"{view.name} reads {view.source.__name__}, and the samples are of "
-            f"{'another class of that name' if same else sample_type.__name__}: read them as the lens's class, with "
-            f"Dataset[{view.source.__name__}](…), or with as_type before"
+            f"{view.name} reads {', '.join(missing)} of {source.__name__}, which select_fields left out: select fields "
+            "after as_type, or these fields as well"
         )
-    return view
+    if alike(sample_type, source):
+        return derive(sample_type, source) | view
+    another = source.__name__ == sample_type.__name__
+    raise LensError(
+        f"{view.name} reads {source.__name__}, and the samples are of "
+        f"{'another class of that name, with other fields' if another else sample_type.__name__}: read them as the "
+        f"lens's class, with Dataset[{source.__name__}](…), or with as_type before"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,10 +160,13 @@ def _passing(step: Step, before: type, proofs: list[tuple[Lens[Any, Any], Passin
     """What a step passes on of samples of the class `before`, when it does nothing else."""
     if isinstance(step, Select) and not issubclass(before, DictSample) and only_keeps(before):
         return Passing(before, step.type_after(before), {name: name for name in step.fields})
-    if not isinstance(step, AsType) or step.lens.source is not before:
+    if not isinstance(step, AsType) or (
+        step.lens.source is not before and _selected_of(before) is not step.lens.source
+    ):
         return None
     proofs += [(part, part.passing) for part in step.lens.parts if type(part) is Lens]
-    return step.lens.passing
+    found = step.lens.passing
+    return None if found is None else dataclasses.replace(found, source=before)
 
 
 def _only_read(stored_type: type, steps: Sequence[Step], schema: Schema | None) -> type:

@@ -346,8 +346,9 @@ def passing_type(stored_type: type, passes: codec.Passes, schema: Schema | None)
     if not fields or only_fields(stored_type, fields, schema) is stored_type:
         return None
     made = _selection(stored_type, fields)
-    # With every field of the class, what is not known is an error as it is for the class.
-    codec.plan(made).ignore_unknown = len(fields) < len(codec.plan(stored_type).fields)
+    # With every field of the class, what is not known is an error if it is for the class.
+    whole = codec.plan(stored_type)
+    codec.plan(made).ignore_unknown = whole.ignore_unknown or len(fields) < len(whole.fields)
     codec.pass_on(made, passes)
     return made
 

@@ -21,7 +21,7 @@ from atdata.samples.evolution import Evolution, FieldEvolution, compare
 from atdata.samples.packable import equal_values, pack, unpack
 from atdata.samples.schema import Schema
 
-__all__ = ["FromDict", "derive", "relation"]
+__all__ = ["FromDict", "alike", "derive", "relation"]
 
 T = TypeVar("T")
 
@@ -74,6 +74,16 @@ def derive(source: type, view: type) -> Lens[Any, Any]:
         scale=nothing,
     )  # fmt: skip
     return FieldsLens(source, view, declared)
+
+
+def alike(one: type, other: type) -> bool:
+    """Whether two classes have the same name and schema: one of them was defined anew, or built from what is stored."""
+    if one is other or one.__name__ != other.__name__ or issubclass(one, DictSample) or issubclass(other, DictSample):
+        return one is other
+    try:
+        return Schema.of(one).cid == Schema.of(other).cid
+    except SchemaError:
+        return False
 
 
 def relation(old: Schema, new: Schema) -> Literal["same", "more", "part"] | None:

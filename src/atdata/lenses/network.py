@@ -5,12 +5,12 @@ from __future__ import annotations
 import collections
 import itertools
 import sys
-import threading
 import weakref
 from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from typing import Any, TypeVar
 
 from atdata.errors import AmbiguousLensError, LensDefinitionError, LensError, LensNotFoundError
+from atdata.forks import shared_rlock
 from atdata.lenses.composition import Identity, compose
 from atdata.lenses.lens import Lens
 from atdata.lenses.paths import Search, Step
@@ -20,6 +20,10 @@ __all__ = ["LensNetwork", "lens", "registered"]
 
 S = TypeVar("S")
 V = TypeVar("V")
+
+
+# Of all networks: workers are forked while other threads import modules with lenses.
+_lock = shared_rlock()
 
 
 class LensNetwork:
@@ -49,7 +53,6 @@ class LensNetwork:
         self._known: dict[Hashable, weakref.ref[Lens[Any, Any]]] = {}
         # What was registered and is gone, for messages: the one reason that nobody would think of.
         self._gone: collections.deque[tuple[str, str, str]] = collections.deque(maxlen=50)
-        self._lock = threading.RLock()
 
     def register(self, lens: Lens[Any, Any]) -> None:
         """Make a lens known, in place of one of the same name."""
@@ -59,19 +62,19 @@ class LensNetwork:
         gone = (lens.name, lens.source.__name__, lens.view.__name__)
 
         def forget(ref: weakref.ref[Lens[Any, Any]]) -> None:
-            with self._lock:
+            with _lock:
                 if self._known.get(key) is ref:
                     del self._known[key]
                     self._gone.append(gone)
 
-        with self._lock:
+        with _lock:
             self._known.pop(key, None)
             self._known[key] = weakref.ref(lens, forget)
 
     @property
     def lenses(self) -> list[Lens[Any, Any]]:
         """The lenses that are known, in the order they were registered."""
-        with self._lock:
+        with _lock:
             return [found for ref in self._known.values() if (found := ref()) is not None]
 
     def find(self, source: type[S], view: type[V]) -> Lens[S, V]:
