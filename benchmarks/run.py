@@ -32,6 +32,7 @@ SCENARIOS = (
     "versions",
     "index",
     "proofs",
+    "atmosphere",
     "remote",
     "remote_far",
     "remote_memory",

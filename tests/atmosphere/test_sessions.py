@@ -144,6 +144,20 @@ def test_a_server_that_logs_somebody_else_in(atproto: SharedNetwork, rude: RudeS
         Atmosphere.login(account.did, "x", pds_url=rude.url(), directory=atproto.directory, allow_private=True)
 
 
+def test_a_server_that_logs_somebody_else_in_by_handle(atproto: SharedNetwork, rude: RudeServer) -> None:
+    """The server is the one that the handle's account names; it says afterwards that it was somebody else."""
+    alice, other = "did:plc:" + "a" * 24, atproto.make_account()
+    service = {"id": "#atproto_pds", "type": "AtprotoPersonalDataServer", "serviceEndpoint": rude.url()}
+    key = {"id": "#atproto", "publicKeyMultibase": "zQ3shXjHeiBuRCKmM36cuYnm7YEMzhGnCmCyW92sRJ9pribSF"}
+    names = ["at://alice.test"]
+    rude.json(f"/{alice}", {"id": alice, "alsoKnownAs": names, "service": [service], "verificationMethod": [key]})
+    rude.json("/xrpc/com.atproto.identity.resolveHandle", {"did": alice})
+    tokens = {"accessJwt": "a", "refreshJwt": "r"}
+    rude.json("/xrpc/com.atproto.server.createSession", {"did": other.did, "handle": other.handle, **tokens})
+    with pytest.raises(LoginError, match=f"the server logged in {other.did} instead of {alice}"):
+        Atmosphere.login("alice.test", "x", directory=rude.url(), handles_at=rude.url(), allow_private=True)
+
+
 def test_too_many_logins(atproto: SharedNetwork, rude: RudeServer) -> None:
     body = b'{"error":"RateLimitExceeded","message":"Rate Limit Exceeded"}'
     rude.answer("/xrpc/com.atproto.server.createSession", 429, body, {"RateLimit-Reset": f"{time.time() + 300:.0f}"})

@@ -119,11 +119,16 @@ class Atmosphere:
         return client
 
     def _enter(self, name: str, password: str, pds_url: str | None) -> None:
-        base = pds_url or self.resolver.resolve(name, handle=False).pds
+        base, wanted = pds_url, name if is_did(name) else None
+        if base is None:
+            _, _, base, _ = found = self.resolver.resolve(name, handle=False)
+            wanted = found.did
         session = PasswordSession.create(base, self.http, name, password)
+        if self.identity is not None:  # of where this client was pickled
+            wanted = self.identity.did
+        if wanted not in (None, session.did):
+            raise LoginError(f"the server logged in {session.did} instead of {wanted}", url=base)
         identity = self.resolver.resolve(session.did)
-        if is_did(name) and name != session.did:
-            raise LoginError(f"the server logged in {session.did} instead of {name}", url=base)
         self.auth, self.identity, self._base = session, identity, pds_url
 
     def _resume(self, account: Account) -> None:
