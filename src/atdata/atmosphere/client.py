@@ -119,10 +119,11 @@ class Atmosphere:
         return client
 
     def _enter(self, name: str, password: str, pds_url: str | None) -> None:
-        base, wanted = pds_url, name if is_did(name) else None
+        base = pds_url
+        wanted = name if is_did(name) else None
         if base is None:
-            _, _, base, _ = found = self.resolver.resolve(name, handle=False)
-            wanted = found.did
+            found = self.resolver.resolve(name, handle=False)
+            base, wanted = found.pds, found.did
         session = PasswordSession.create(base, self.http, name, password)
         if self.identity is not None:  # of where this client was pickled
             wanted = self.identity.did
