@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
@@ -10,6 +11,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from atdata.atmosphere import Atmosphere, AtUri, Record, Write, repository
 from atdata.errors import (
@@ -100,6 +103,7 @@ def test_anybody_reads_on_whichever_server_it_is(login: Login, atproto: SharedNe
                 write()
 
 
+@pytest.mark.slow
 def test_many_changes_are_few_calls_in_order(login: Login, proxy: FaultProxy) -> None:
     client = login(pds_url=proxy.endpoint)
     made = client.apply_writes([Write("create", THING, None, {"n": n}) for n in range(450)])
@@ -328,6 +332,7 @@ def test_a_connection_that_breaks_before_anything_was_done(login: Login, proxy: 
     assert client.get_record(written[0].uri) == Record(written[0].uri, written[0].cid, {"$type": THING, "n": 1})
 
 
+@pytest.mark.slow
 def test_lost_answers_over_several_calls_with_a_commit(login: Login, proxy: FaultProxy) -> None:
     client = login(pds_url=proxy.endpoint)
     before = client._reading(str(client.did)).query("com.atproto.sync.getLatestCommit", {"did": str(client.did)})["cid"]
@@ -450,6 +455,41 @@ def test_a_record_of_another_place(stranger: Atmosphere, rude: RudeServer) -> No
         AtmosphereError, match=rf"the server gives at://{BOB}/{THING}/b when asked for at://{BOB}/{THING}/a"
     ):
         stranger.get_record(f"at://{BOB}/{THING}/a", proof=False)
+
+
+def test_a_server_that_only_says_that_there_is_no_record(stranger: Atmosphere, rude: RudeServer) -> None:
+    """Some do not prove it. What they say of others is an error."""
+    for method in ("com.atproto.repo.getRecord", "com.atproto.sync.getRecord"):
+        rude.json(f"/xrpc/{method}", {"error": "RecordNotFound"}, 400)
+    for proof in (True, False):
+        assert stranger.get_record(f"at://{BOB}/{THING}/a", proof=proof) is None
+    for method in ("com.atproto.repo.getRecord", "com.atproto.sync.getRecord"):
+        rude.json(f"/xrpc/{method}", {"error": "InvalidRequest", "message": "Could not find repo"}, 400)
+    for proof in (True, False):
+        with pytest.raises(XrpcError, match=r"getRecord: the server answers 400 InvalidRequest: Could not find repo"):
+            stranger.get_record(f"at://{BOB}/{THING}/a", proof=proof)
+
+
+@pytest.mark.parametrize("answer", ["{}", '{"results": 1}', '{"results": []}', "[]", "nonsense", ""])
+def test_answers_to_changes_that_make_no_sense(login: Login, proxy: FaultProxy, answer: str) -> None:
+    client = login(pds_url=proxy.endpoint)
+    proxy.answer_next(200, path="applyWrites", body=answer or " ")
+    with pytest.raises(AtmosphereError, match=r"makes no sense|is no JSON object"):
+        client.apply_writes([Write("create", THING, "a", {})])
+    proxy.answer_next(200, path="putRecord", body=answer or " ")
+    with pytest.raises(AtmosphereError, match=r"the server's answer has no cid|is no JSON object"):
+        client.put_record(THING, "a", {})
+
+
+@given(st.binary(max_size=20), st.booleans())
+def test_values_are_compared_as_the_data_model_has_them(data: bytes, padded: bool) -> None:
+    """Servers write bytes without padding, and keys in another order."""
+    text = base64.b64encode(data).decode()
+    here = {"a": [1, {"$bytes": text}], "b": None}
+    there = {"b": None, "a": [1, {"$bytes": text if padded else text.rstrip("=")}]}
+    assert repository.same(here, there)
+    for other in ({**here, "b": False}, {**here, "c": 1}, {"a": [True, {"$bytes": text}], "b": None}, {"a": here["a"]}):
+        assert not repository.same(here, other)
 
 
 def test_errors_of_strangers_are_shown_in_bounds(stranger: Atmosphere, rude: RudeServer) -> None:

@@ -205,6 +205,17 @@ def test_https_is_checked_against_the_name(authority: TestAuthority, as_public: 
         http.close()
 
 
+def test_without_a_word_of_the_environment_the_usual_authorities_are_trusted(
+    authority: TestAuthority, as_public: AsPublic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with RudeServer(authority.server("data.example.org")) as server:
+        http = as_public({"data.example.org": server.port})
+        monkeypatch.delenv("SSL_CERT_FILE")
+        monkeypatch.delenv("SSL_CERT_DIR", raising=False)
+        with pytest.raises(UnreachableError, match="certificate verify failed"):
+            http.ask("GET", "https://data.example.org/a", limit=LIMIT)
+
+
 def test_secrets_stay_with_their_server(open_http: Http, rude: RudeServer) -> None:
     with RudeServer() as other:
         other.answer("/b", 200, b"there")

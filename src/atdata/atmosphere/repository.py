@@ -29,6 +29,7 @@ __all__ = [
     "prove_record",
     "put_record",
     "read_record",
+    "same",
 ]
 
 PAGE = 100
@@ -179,7 +180,7 @@ def put_record(
     except SwapError:
         # After an answer that was lost, it may have been us.
         now = read_record(server, uri)
-        if now is not None and _same(now.value, {"$type": collection, **value}):
+        if now is not None and same(now.value, {"$type": collection, **value}):
             return Written(uri, now.cid)
         raise
     return Written(uri, _text(found, "cid", server))
@@ -295,7 +296,7 @@ def _as_wished(
         if write.value is None or record is None:
             fits = write.value is None and record is None
         else:
-            fits = _same(record.value, {"$type": write.collection, **write.value})
+            fits = same(record.value, {"$type": write.collection, **write.value})
         if fits:
             written.append(Written(uri, "" if record is None else record.cid))
         elif write.action == "create" and record is not None:
@@ -339,16 +340,16 @@ def _uri(did: str, write: Write) -> AtUri:
     return AtUri(did, write.collection, write.rkey)
 
 
-def _same(now: Any, wished: Any) -> bool:
+def same(now: Any, wished: Any) -> bool:
     """Whether two values are the same in the data model, however their JSON is written."""
     if isinstance(now, Mapping) and isinstance(wished, Mapping):
         if now.keys() != wished.keys():
             return False
         if now.keys() == {"$bytes"}:
             return str(now["$bytes"]).rstrip("=") == str(wished["$bytes"]).rstrip("=")
-        return all(_same(now[name], wished[name]) for name in now)
+        return all(same(now[name], wished[name]) for name in now)
     if isinstance(now, list) and isinstance(wished, list | tuple):
-        return len(now) == len(wished) and all(map(_same, now, wished))
+        return len(now) == len(wished) and all(map(same, now, wished))
     return type(now) is type(wished) and bool(now == wished)
 
 
