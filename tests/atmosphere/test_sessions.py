@@ -299,6 +299,7 @@ def test_the_limit_of_blobs_is_learnt_and_meant(strict: LocalNetwork) -> None:
             client.upload_blob(data + b"x", len(data) + 1, "text/plain")
 
 
+@pytest.mark.slow
 def test_a_server_that_is_killed_in_mid_publish(strict: LocalNetwork) -> None:
     """Every call was done whole or not at all; the same again completes it, and nothing is there twice."""
     with logged_in(strict) as client:
