@@ -10,7 +10,16 @@ class TestMyIndex(IndexSuite):
 ```
 
 The suite knows the methods of `AbstractIndex` and nothing else. `LocalIndexSuite` adds what `LocalIndex` promises over
-every database.
+every database. An index of what others can read has its datasets elsewhere than on a disk:
+
+```python
+    @pytest.fixture
+    def shelf(self):
+        return atdata.S3DataStore(credentials, bucket="tests")
+
+    def opened(self, shelf, urls, sample_type):
+        return atdata.Dataset(urls, sample_type=sample_type, store=shelf)
+```
 """
 
 from __future__ import annotations
@@ -57,7 +66,8 @@ class Other:
 class IndexSuite:
     """Tests that any object with the methods of `AbstractIndex` has to pass.
 
-    A subclass, whose name begins with `Test`, gives the fixture `index`: a new, empty index for each test.
+    A subclass, whose name begins with `Test`, gives the fixture `index`: a new, empty index for each test. It may have
+    another `shelf`, and says by `opened` how what lies there is read.
     """
 
     @pytest.fixture
@@ -66,19 +76,23 @@ class IndexSuite:
         raise NotImplementedError("a subclass of IndexSuite gives the fixture `index`")
 
     @pytest.fixture
-    def shelf(self, tmp_path: Path) -> atdata.LocalDiskStore:
-        """Where the datasets lie that are recorded."""
+    def shelf(self, tmp_path: Path) -> Any:
+        """The store where the datasets lie that are recorded."""
         return atdata.LocalDiskStore(tmp_path / "shelf")
 
+    def opened(self, shelf: Any, urls: list[str], sample_type: type) -> atdata.Dataset[Any]:
+        """A dataset of shards that lie on the shelf."""
+        return atdata.Dataset(urls, sample_type=sample_type)
+
     def stored(
-        self, shelf: atdata.LocalDiskStore, prefix: str, count: int = 6, *, first: int = 0, maxcount: int = 100
+        self, shelf: Any, prefix: str, count: int = 6, *, first: int = 0, maxcount: int = 100
     ) -> atdata.Dataset[Probe]:
         """A dataset that lies on the shelf."""
         samples = atdata.Dataset.from_samples(
             probes(count, first=first), Probe, key=lambda sample: f"key-{sample.label:04d}"
         )
         urls = shelf.write_shards(samples, prefix=prefix, maxcount=maxcount)
-        return atdata.Dataset[Probe](urls)
+        return self.opened(shelf, urls, Probe)
 
     def names(self, entries: Iterator[IndexEntry]) -> list[str]:
         """The entries' names, sorted; they are given one by one."""
@@ -87,12 +101,12 @@ class IndexSuite:
 
     # -- datasets --------------------------------------------------------------------------------------------
 
-    def test_it_has_the_methods(self, index: AbstractIndex, shelf: atdata.LocalDiskStore) -> None:
+    def test_it_has_the_methods(self, index: AbstractIndex, shelf: Any) -> None:
         """`isinstance` with the protocols sees an index, and an entry."""
         assert isinstance(index, AbstractIndex)
         assert isinstance(index.insert_dataset(self.stored(shelf, "a"), name="a"), IndexEntry)
 
-    def test_all_that_is_given_is_kept(self, index: AbstractIndex, shelf: atdata.LocalDiskStore) -> None:
+    def test_all_that_is_given_is_kept(self, index: AbstractIndex, shelf: Any) -> None:
         """Every shard and every detail comes back, and the samples can be read by what the entry says."""
         ds = self.stored(shelf, "digits", 25, maxcount=4)
         metadata = {
@@ -120,14 +134,14 @@ class IndexSuite:
             assert abs(entry.created_at - datetime.now(UTC)) < timedelta(hours=1)
             assert entry.schema_ref is not None
             sample_type = index.decode_schema(entry.schema_ref)
-            read: atdata.Dataset[Any] = atdata.Dataset(entry.data_urls, sample_type=sample_type)
+            read = self.opened(shelf, entry.data_urls, sample_type)
             assert [sample.label for sample in read] == list(range(25))
         assert found.created_at == made.created_at
         assert found.description == "Handwritten digits\n— 25 of them 🦜"  # type: ignore[attr-defined]
         assert tuple(found.tags) == ("images", "tiny set")  # type: ignore[attr-defined]
         assert found.license == "CC-BY-4.0"  # type: ignore[attr-defined]
 
-    def test_the_highest_version_is_the_default(self, index: AbstractIndex, shelf: atdata.LocalDiskStore) -> None:
+    def test_the_highest_version_is_the_default(self, index: AbstractIndex, shelf: Any) -> None:
         """By semver's precedence, not by text or time; releases before pre-releases."""
         for n, version in enumerate(["1.9.0", "1.10.0", "1.2.0", "2.0.0-rc.1", "0.1.0"]):
             index.insert_dataset(self.stored(shelf, f"v{n}", first=n), name="d", version=version)
@@ -136,15 +150,13 @@ class IndexSuite:
         assert index.get_dataset("d@1.2.0").cid != index.get_dataset("d@1.9.0").cid
         assert [entry.version for entry in index.list_datasets()] == ["1.10.0"]
 
-    def test_only_pre_releases_give_the_highest_of_them(
-        self, index: AbstractIndex, shelf: atdata.LocalDiskStore
-    ) -> None:
+    def test_only_pre_releases_give_the_highest_of_them(self, index: AbstractIndex, shelf: Any) -> None:
         """A dataset that was never released is found, too."""
         for n, version in enumerate(["1.0.0-alpha.2", "1.0.0-alpha.10", "1.0.0-alpha.beta"]):
             index.insert_dataset(self.stored(shelf, f"v{n}", first=n), name="d", version=version)
         assert index.get_dataset("d").version == "1.0.0-alpha.beta"
 
-    def test_a_dataset_is_found_by_its_content(self, index: AbstractIndex, shelf: atdata.LocalDiskStore) -> None:
+    def test_a_dataset_is_found_by_its_content(self, index: AbstractIndex, shelf: Any) -> None:
         """The identifier names the content, not the place, and is that of the commit record."""
         ds = self.stored(shelf, "here")
         entry = index.insert_dataset(ds, name="a")
@@ -152,7 +164,7 @@ class IndexSuite:
         assert self.stored(shelf, "there").cid == entry.cid
         assert self.stored(shelf, "other", first=1).cid != entry.cid
 
-    def test_two_names_for_one_content(self, index: AbstractIndex, shelf: atdata.LocalDiskStore) -> None:
+    def test_two_names_for_one_content(self, index: AbstractIndex, shelf: Any) -> None:
         """Neither takes the other's place."""
         ds = self.stored(shelf, "a")
         first, second = index.insert_dataset(ds, name="first"), index.insert_dataset(ds, name="second")
@@ -162,9 +174,7 @@ class IndexSuite:
         assert self.names(index.list_datasets()) == ["first", "second"]
         assert index.get_dataset(first.cid).cid == first.cid
 
-    def test_what_is_missing_is_an_error_that_says_what_there_is(
-        self, index: AbstractIndex, shelf: atdata.LocalDiskStore
-    ) -> None:
+    def test_what_is_missing_is_an_error_that_says_what_there_is(self, index: AbstractIndex, shelf: Any) -> None:
         """A version that is not there never gives another one."""
         with pytest.raises(LookupError, match="digits"):
             index.get_dataset("digits")
@@ -178,17 +188,17 @@ class IndexSuite:
             index.get_dataset(other)
         assert index.get_dataset("@local/digits@1.2.0") == entry
 
-    def test_a_version_never_changes(self, index: AbstractIndex, shelf: atdata.LocalDiskStore) -> None:
+    def test_a_version_never_changes(self, index: AbstractIndex, shelf: Any) -> None:
         """Another dataset under the same version is refused, and so is the same one."""
         first = index.insert_dataset(self.stored(shelf, "a"), name="d", version="1.0.0", tags=["kept"])
-        for ds in (self.stored(shelf, "b", first=9), atdata.Dataset[Probe](first.data_urls)):
+        for ds in (self.stored(shelf, "b", first=9), self.opened(shelf, first.data_urls, Probe)):
             with pytest.raises(ValueError, match=r"d@1\.0\.0 already"):
                 index.insert_dataset(ds, name="d", version="1.0.0", tags=["new"])
         assert index.get_dataset("d") == first
         assert self.names(index.search(tags=["kept"])) == ["d"]
         assert self.names(index.search(tags=["new"])) == []
 
-    def test_datasets_are_listed_each_once(self, index: AbstractIndex, shelf: atdata.LocalDiskStore) -> None:
+    def test_datasets_are_listed_each_once(self, index: AbstractIndex, shelf: Any) -> None:
         """However many there are."""
         assert self.names(index.list_datasets()) == []
         ds = self.stored(shelf, "a")
@@ -197,7 +207,7 @@ class IndexSuite:
             index.insert_dataset(ds, name=name)
         assert self.names(index.list_datasets()) == wanted
 
-    def test_search(self, index: AbstractIndex, shelf: atdata.LocalDiskStore) -> None:
+    def test_search(self, index: AbstractIndex, shelf: Any) -> None:
         """All words, by their beginnings, without case and accents; all tags, exactly; the schema's name."""
         ds = self.stored(shelf, "a")
         index.insert_dataset(
@@ -205,7 +215,7 @@ class IndexSuite:
         )
         index.insert_dataset(ds, name="letters", description="hand drawn LETTERS; 100% of them", tags=["images"])
         texts = shelf.write_shards(atdata.Dataset.from_samples([Other("a")], Other), prefix="texts")
-        index.insert_dataset(atdata.Dataset[Other](texts), name="texts", description="some_text (v2)")
+        index.insert_dataset(self.opened(shelf, texts, Other), name="texts", description="some_text (v2)")
         for text, found in {
             "": ["letters", "texts", "vision/digits"],
             "   ": ["letters", "texts", "vision/digits"],
@@ -242,7 +252,7 @@ class IndexSuite:
         schema_ref = index.get_dataset("texts").schema_ref
         assert self.names(index.search(schema=schema_ref)) == ["texts"]
 
-    def test_only_the_latest_version_is_searched(self, index: AbstractIndex, shelf: atdata.LocalDiskStore) -> None:
+    def test_only_the_latest_version_is_searched(self, index: AbstractIndex, shelf: Any) -> None:
         """And each dataset is found once."""
         old = self.stored(shelf, "a")
         index.insert_dataset(old, name="d", version="1.0.0", description="old words", tags=["old"])
@@ -256,7 +266,7 @@ class IndexSuite:
         assert [entry.version for entry in index.search("between", tags=["between"])] == ["1.5.0"]
         assert self.names(index.search("new")) == []
 
-    def test_deleting(self, index: AbstractIndex, shelf: atdata.LocalDiskStore) -> None:
+    def test_deleting(self, index: AbstractIndex, shelf: Any) -> None:
         """One version or all; the shards stay."""
         ds = self.stored(shelf, "a")
         for version in ("1.0.0", "1.1.0", "1.2.0"):
@@ -280,9 +290,7 @@ class IndexSuite:
     # -- bad input -------------------------------------------------------------------------------------------
 
     @pytest.mark.parametrize("name", HOSTILE_NAMES, ids=range(len(HOSTILE_NAMES)))
-    def test_a_name_that_cannot_be_used_is_refused(
-        self, index: AbstractIndex, shelf: atdata.LocalDiskStore, name: str
-    ) -> None:
+    def test_a_name_that_cannot_be_used_is_refused(self, index: AbstractIndex, shelf: Any, name: str) -> None:
         """With a ValueError, wherever a name is given, and nothing is recorded."""
         with pytest.raises(ValueError, match=r"."):
             index.insert_dataset(self.stored(shelf, "a"), name=name)
@@ -293,9 +301,7 @@ class IndexSuite:
         assert self.names(index.list_datasets()) == []
 
     @pytest.mark.parametrize("version", HOSTILE_VERSIONS, ids=range(len(HOSTILE_VERSIONS)))
-    def test_a_version_that_is_not_semver_is_refused(
-        self, index: AbstractIndex, shelf: atdata.LocalDiskStore, version: str
-    ) -> None:
+    def test_a_version_that_is_not_semver_is_refused(self, index: AbstractIndex, shelf: Any, version: str) -> None:
         """With a ValueError, for datasets and for schemas."""
         with pytest.raises(ValueError, match=r"."):
             index.insert_dataset(self.stored(shelf, "a"), name="d", version=version)
@@ -305,14 +311,14 @@ class IndexSuite:
 
     @pytest.mark.parametrize("metadata", HOSTILE_METADATA, ids=range(len(HOSTILE_METADATA)))
     def test_metadata_that_would_not_come_back_is_refused(
-        self, index: AbstractIndex, shelf: atdata.LocalDiskStore, metadata: Any
+        self, index: AbstractIndex, shelf: Any, metadata: Any
     ) -> None:
         """What JSON does not keep as it is."""
         with pytest.raises(ValueError, match="metadata"):
             index.insert_dataset(self.stored(shelf, "a"), name="d", metadata=metadata)
         assert self.names(index.list_datasets()) == []
 
-    def test_details_that_cannot_be_kept_are_refused(self, index: AbstractIndex, shelf: atdata.LocalDiskStore) -> None:
+    def test_details_that_cannot_be_kept_are_refused(self, index: AbstractIndex, shelf: Any) -> None:
         """Text with null characters or lone surrogates, too much of it, or no text at all."""
         ds = self.stored(shelf, "a")
         wrong: list[dict[str, Any]] = [
@@ -325,7 +331,7 @@ class IndexSuite:
                 index.insert_dataset(ds, name="d", **details)
         assert self.names(index.list_datasets()) == []
 
-    def test_what_is_not_stored_shards_is_refused(self, index: AbstractIndex, shelf: atdata.LocalDiskStore) -> None:
+    def test_what_is_not_stored_shards_is_refused(self, index: AbstractIndex, shelf: Any) -> None:
         """Samples in memory, and datasets whose steps would be lost."""
         with pytest.raises(atdata.AtdataError, match="memory"):
             index.insert_dataset(atdata.Dataset.from_samples(probes(3), Probe), name="d")
@@ -387,17 +393,17 @@ class IndexSuite:
             with pytest.raises(ValueError, match=r"."):
                 index.decode_schema(wrong)
 
-    def test_a_dataset_brings_its_schema(self, index: AbstractIndex, shelf: atdata.LocalDiskStore) -> None:
+    def test_a_dataset_brings_its_schema(self, index: AbstractIndex, shelf: Any) -> None:
         """And uses the published one when it reads bytes in the same way."""
         ref = index.publish_schema(Probe, version="3.1.0")
         entry = index.insert_dataset(self.stored(shelf, "a"), name="a")
         assert entry.schema_ref == ref
         other = shelf.write_shards(atdata.Dataset.from_samples([Other("x")], Other), prefix="b")
-        made = index.insert_dataset(atdata.Dataset[Other](other), name="b")
+        made = index.insert_dataset(self.opened(shelf, other, Other), name="b")
         assert index.get_schema(made.schema_ref or "").name == "Other"
         assert sorted(schema.name for schema in index.list_schemas()) == ["Other", "Probe"]
 
-    def test_a_schema_that_is_asked_for_has_to_fit(self, index: AbstractIndex, shelf: atdata.LocalDiskStore) -> None:
+    def test_a_schema_that_is_asked_for_has_to_fit(self, index: AbstractIndex, shelf: Any) -> None:
         """It has to be there, and to read what is stored."""
         ds = self.stored(shelf, "a")
         with pytest.raises(LookupError):
