@@ -163,7 +163,7 @@ def test_a_damaged_entry_is_read_or_refused(entry: Entry, data: st.DataObject) -
     except RecordError as error:
         field = error.field
     assert field is not None
-    assert field.startswith(("entry", "storageCommit", "commit"))
+    assert field.startswith(("entry", "storageCommit"))
 
 
 def test_a_label_comes_back() -> None:
@@ -287,7 +287,7 @@ def test_what_may_be_missing() -> None:
         ({"storage": ...}, "entry.storage: is no object"),
         ({"manifests": {}}, "entry.manifests: is no list"),
         ({"manifests": [{"header": CID}]}, r"entry.manifests\[0\].header: is no blob"),
-        ({"commit": {}}, "commit.version: is missing"),
+        ({"commit": {}}, "entry.commit.version: is missing"),
         ({"x": "y" * (3 << 20)}, "entry: has more than 2097152 bytes"),
     ],
     ids=range(18),
@@ -308,13 +308,13 @@ def test_a_commit_has_its_record_in_one_place() -> None:
     del blobs["record"]
     assert [blob.sha256 for blob in Commit.of(blobs, "commit").blobs] == [SHA256]
     for wrong, said in [
-        ({"version": "1"}, "commit.version: '1' is not of the form"),
-        ({"sha256": "AB" * 32}, "commit.sha256"),
-        ({"cid": "x"}, "commit.cid: 'x' is no cid"),
-        ({"record": bytes_value(b"x" * 40_001)}, "commit.record: has 40001 bytes"),
+        ({"version": "1"}, "entry.commit.version: '1' is not of the form"),
+        ({"sha256": "AB" * 32}, "entry.commit.sha256"),
+        ({"cid": "x"}, "entry.commit.cid: 'x' is no cid"),
+        ({"record": bytes_value(b"x" * 40_001)}, "entry.commit.record: has 40001 bytes"),
     ]:
         with pytest.raises(RecordError, match=said):
-            Commit.of({**value, **wrong}, "commit")
+            Entry.of(wild(commit={**value, **wrong}))
 
 
 # -- storage -----------------------------------------------------------------------------------------------------

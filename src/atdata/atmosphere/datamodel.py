@@ -14,7 +14,7 @@ from atdata.atmosphere.syntax import shown
 from atdata.cid import Link
 from atdata.errors import RecordError
 
-__all__ = ["byte_length", "bytes_in", "bytes_value", "check_data", "is_cid", "step"]
+__all__ = ["byte_length", "bytes_in", "bytes_value", "check_data", "is_cid", "path_text", "step"]
 
 MAX_DEPTH = 64
 MAX_BYTES = 2 << 20
@@ -35,42 +35,60 @@ def check_data(value: Any, path: str = "record", *, depth: int = MAX_DEPTH, size
         RecordError: a float, a large integer, text that is not Unicode, a malformed link or bytes, or too much.
     """
     left = size
-    root, todo = path, [(value, path, 0)]
+    # Paths are put together for errors only: each is a key and the path before it.
+    root, first = path, (None, path)
+    todo: list[tuple[Any, Any, int]] = [(value, first, 0)]
     while todo:
-        item, path, level = todo.pop()
+        item, at, level = todo.pop()
         if level > depth:
-            raise RecordError(f"is nested more than {depth} deep", field=f"{path:.200}")
+            raise RecordError(f"is nested more than {depth} deep", field=f"{path_text(at):.200}")
         kind = type(item)
-        if item is None or kind is bool:
+        if kind is str:
+            left -= len(item) + 2 if item.isascii() else byte_length(item, path_text(at)) + 2
+        elif item is None or kind is bool:
             left -= 4
         elif kind is int:
             if not -_MAX_INTEGER <= item <= _MAX_INTEGER:
-                raise RecordError("is an integer of more than 53 bits, which the network does not keep", field=path)
+                raise RecordError(
+                    "is an integer of more than 53 bits, which the network does not keep", field=path_text(at)
+                )
             left -= len(str(item))
-        elif kind is str:
-            left -= byte_length(item, path) + 2
         elif kind is list:
             left -= len(item) + 2
             if left < 0:
                 break
-            todo += [(each, f"{path}[{n}]", level + 1) for n, each in enumerate(item)]
+            todo += [(each, (at, n), level + 1) for n, each in enumerate(item)]
         elif kind is dict:
             left -= 2
             for key, each in item.items():
                 if type(key) is not str:
-                    raise RecordError(f"the key {shown(key)} is not text", field=path)
-                left -= byte_length(key, path) + 4
-                todo.append((each, f"{path}.{step(key)}", level + 1))
+                    raise RecordError(f"the key {shown(key)} is not text", field=path_text(at))
+                left -= byte_length(key, "a key") + 4
+                todo.append((each, (at, key), level + 1))
             if "$link" in item or "$bytes" in item:
-                _check_special(item, path)
+                _check_special(item, path_text(at))
         elif kind is float:
-            raise RecordError("is a float, which the network does not have", field=path)
+            raise RecordError("is a float, which the network does not have", field=path_text(at))
         else:
-            raise RecordError(f"is of the type {kind.__name__}, which the network does not have", field=path)
+            raise RecordError(f"is of the type {kind.__name__}, which the network does not have", field=path_text(at))
         if left < 0:
             break
     if left < 0:
         raise RecordError(f"has more than {size} bytes", field=root)
+
+
+def path_text(at: Any) -> str:
+    """A path as text. Paths are pairs of the path before and a key or number; the first has None and a name.
+
+    Example:
+        >>> path_text((((None, "entry"), "shards"), 3))
+        'entry.shards[3]'
+    """
+    parts: list[str] = []
+    while at[0] is not None:
+        at, key = at
+        parts.append(f"[{key}]" if isinstance(key, int) else f".{step(key)}")
+    return str(at[1]) + "".join(reversed(parts))
 
 
 def step(key: str) -> str:

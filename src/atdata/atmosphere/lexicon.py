@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
-from atdata.atmosphere.datamodel import byte_length, bytes_in, check_data, is_cid
+from atdata.atmosphere.datamodel import byte_length, bytes_in, check_data, is_cid, path_text
 from atdata.atmosphere.syntax import AtUri, is_datetime, is_did, is_handle, is_nsid, is_rkey, shown
 from atdata.cid import Link
 from atdata.errors import AddressError, RecordError
@@ -31,6 +31,8 @@ _MAX_REFS = 32  # that lead from one to the next
 
 Value = Any
 Definition = Mapping[str, Any]
+Path = tuple[Any, Any]  # see `path_text`
+Check = Callable[[Value, Path], None]
 
 
 def documents() -> dict[str, dict[str, Any]]:
@@ -151,6 +153,7 @@ class Lexicons:
 
     def __init__(self, documents: Mapping[str, Any]) -> None:
         self._definitions: dict[str, Definition] = {}
+        self._checks: dict[str, Check] = {}  # made of the definitions when they are first needed
         for nsid, document in documents.items():
             if document.get("lexicon") != 1 or document.get("id") != nsid or not isinstance(document.get("defs"), dict):
                 raise RecordError(f"the document of {shown(nsid)} is no lexicon of version 1")
@@ -162,16 +165,14 @@ class Lexicons:
 
     def check(self, nsid: str, record: Any, *, besides: Collection[str] = ()) -> None:
         """See `check` of this module."""
-        path = re.split("[.#]", nsid)[-1]
-        check_data(record, path)
-        definition = self._definition(nsid)
-        if definition["type"] == "record":
-            if not isinstance(record, dict):
-                raise _other(record, "an object", path)
+        root = (None, re.split("[.#]", nsid)[-1])
+        check_data(record, root[1])
+        if self._definition(nsid)["type"] == "record":
+            if type(record) is not dict:
+                raise _other(record, "an object", root)
             if record.get("$type") != nsid:
-                raise RecordError(f"is {shown(record.get('$type'))}, and {nsid} is asked for", field=f"{path}.$type")
-            definition = definition["record"]
-        self._value(definition, record, path, nsid, besides)
+                raise _wrong(f"is {shown(record.get('$type'))}, and {nsid} is asked for", (root, "$type"))
+        self._check_of(nsid, tuple(sorted(besides)))(record, root)
 
     def _definition(self, nsid: str) -> Definition:
         found = self._definitions.get(nsid)
@@ -179,7 +180,19 @@ class Lexicons:
             raise RecordError(f"there is no lexicon document of {shown(nsid)}")
         return found
 
-    def _value(self, d: Definition, value: Value, path: str, base: str, besides: Collection[str] = ()) -> None:
+    def _check_of(self, nsid: str, besides: tuple[str, ...] = ()) -> Check:
+        """What checks a value against the definition of that name."""
+        key = f"{nsid} {besides}" if besides else nsid
+        found = self._checks.get(key)
+        if found is None:
+            definition = self._definition(nsid)
+            if definition["type"] == "record":
+                definition = definition["record"]
+            found = self._checks[key] = self._made(definition, nsid, besides)
+        return found
+
+    def _made(self, d: Definition, base: str, besides: Collection[str] = ()) -> Check:
+        """What checks a value against a definition in the document `base`."""
         kind = d["type"]
         for _ in range(_MAX_REFS):
             if kind != "ref":
@@ -187,44 +200,68 @@ class Lexicons:
             base = _absolute(d["ref"], base)
             d = self._definition(base)
             kind = d["type"]
-        if kind == "union":
-            self._union(d, value, path, base)
-        elif kind == "object":
-            self._object(d, value, path, base, besides)
-        elif kind == "array":
+        match kind:
+            case "object":
+                return self._object(d, base, besides)
+            case "array":
+                return self._array(d, base)
+            case "union":
+                return self._union(d, base)
+        make = _SCALARS.get(kind)
+        return _unknown_kind(kind) if make is None else make(d)
+
+    def _object(self, d: Definition, base: str, besides: Collection[str]) -> Check:
+        required = [name for name in d.get("required", ()) if name not in besides]
+        nullable = frozenset(d.get("nullable", ()))
+        wanted = {name: definition for name, definition in d["properties"].items() if name not in besides}
+        checks: dict[str, Check] = {}
+
+        def check(value: Value, at: Path) -> None:
+            if type(value) is not dict:
+                raise _other(value, "an object", at)
+            for name in required:
+                if name not in value:
+                    raise _wrong("is missing", (at, name))
+            for name, item in value.items():
+                if name not in wanted or (item is None and name in nullable):
+                    continue
+                one = checks.get(name)
+                if one is None:  # not before: definitions may refer to themselves
+                    one = checks[name] = self._made(wanted[name], base)
+                one(item, (at, name))
+
+        return check
+
+    def _array(self, d: Definition, base: str) -> Check:
+        least, most = d.get("minLength"), d.get("maxLength")
+        each: list[Check] = []
+
+        def check(value: Value, at: Path) -> None:
             if type(value) is not list:
-                raise _other(value, "a list", path)
-            _limits(len(value), "items", d.get("minLength"), d.get("maxLength"), path)
+                raise _other(value, "a list", at)
+            _limits(len(value), "items", least, most, at)
+            if not each:
+                each.append(self._made(d["items"], base))
+            one = each[0]
             for n, item in enumerate(value):
-                self._value(d["items"], item, f"{path}[{n}]", base)
-        else:
-            check_one = _SCALARS.get(kind)
-            if check_one is None:
-                raise RecordError(f"the lexicon document has the type {shown(kind)}, which is not known", field=path)
-            check_one(d, value, path)
+                one(item, (at, n))
 
-    def _object(self, d: Definition, value: Value, path: str, base: str, besides: Collection[str]) -> None:
-        if type(value) is not dict:
-            raise _other(value, "an object", path)
-        for name in d.get("required", ()):
-            if name not in value and name not in besides:
-                raise RecordError("is missing", field=f"{path}.{name}")
-        nullable = d.get("nullable", ())
-        for name, definition in d["properties"].items():
-            if name not in value or name in besides or (value[name] is None and name in nullable):
-                continue
-            self._value(definition, value[name], f"{path}.{name}", base)
+        return check
 
-    def _union(self, d: Definition, value: Value, path: str, base: str) -> None:
-        name = value.get("$type") if type(value) is dict else None
-        if not isinstance(name, str):
-            raise RecordError("does not say by `$type` what it is", field=path)
-        known = [_absolute(ref, base) for ref in d["refs"]]
-        name = name.removesuffix("#main")
-        if name in known:
-            self._value(self._definition(name), value, path, name)
-        elif d.get("closed") is True:
-            raise RecordError(f"is {shown(name)}; allowed are {', '.join(known)}", field=path)
+    def _union(self, d: Definition, base: str) -> Check:
+        known = frozenset(_absolute(ref, base) for ref in d["refs"])
+
+        def check(value: Value, at: Path) -> None:
+            name = value.get("$type") if type(value) is dict else None
+            if not isinstance(name, str):
+                raise _wrong("does not say by `$type` what it is", at)
+            name = name.removesuffix("#main")
+            if name in known:
+                self._check_of(name)(value, at)
+            elif d.get("closed") is True:
+                raise _wrong(f"is {shown(name)}; allowed are {', '.join(sorted(known))}", at)
+
+        return check
 
 
 def _absolute(ref: str, base: str) -> str:
@@ -232,39 +269,61 @@ def _absolute(ref: str, base: str) -> str:
     return base.partition("#")[0] + ref if ref.startswith("#") else ref.removesuffix("#main")
 
 
-def _other(value: Value, wanted: str, path: str) -> RecordError:
+def _wrong(message: str, at: Path) -> RecordError:
+    return RecordError(message, field=path_text(at))
+
+
+def _other(value: Value, wanted: str, at: Path) -> RecordError:
     what = {dict: "an object", list: "a list", str: "text", type(None): "null"}.get(type(value), type(value).__name__)
-    return RecordError(f"is {what}, and {wanted} is asked for", field=path)
+    return _wrong(f"is {what}, and {wanted} is asked for", at)
 
 
-def _limits(count: int, what: str, least: int | None, most: int | None, path: str) -> None:
+def _limits(count: int, what: str, least: int | None, most: int | None, at: Path) -> None:
     if least is not None and count < least:
-        raise RecordError(f"has {count} {what}, and at least {least} are asked for", field=path)
+        raise _wrong(f"has {count} {what}, and at least {least} are asked for", at)
     if most is not None and count > most:
-        raise RecordError(f"has {count} {what}, and at most {most} are allowed", field=path)
+        raise _wrong(f"has {count} {what}, and at most {most} are allowed", at)
 
 
-def _one_of(d: Definition, value: Value, path: str) -> None:
+def _unknown_kind(kind: Any) -> Check:
+    def check(value: Value, at: Path) -> None:
+        raise _wrong(f"the lexicon document has the type {shown(kind)}, which is not known", at)
+
+    return check
+
+
+def _one_of(d: Definition, value: Value, at: Path) -> None:
     """Constants and closed lists; known values are open."""
     if "const" in d and value != d["const"]:
-        raise RecordError(f"is {shown(value)}, and always has to be {shown(d['const'])}", field=path)
+        raise _wrong(f"is {shown(value)}, and always has to be {shown(d['const'])}", at)
     if "enum" in d and value not in d["enum"]:
-        raise RecordError(f"is {shown(value)}; allowed are {', '.join(map(str, d['enum']))}", field=path)
+        raise _wrong(f"is {shown(value)}; allowed are {', '.join(map(str, d['enum']))}", at)
 
 
-def _string(d: Definition, value: Value, path: str) -> None:
-    if type(value) is not str:
-        raise _other(value, "text", path)
-    _limits(byte_length(value, path), "bytes", d.get("minLength"), d.get("maxLength"), path)
-    if "minGraphemes" in d or "maxGraphemes" in d:
-        _limits(_graphemes(value), "characters", d.get("minGraphemes"), d.get("maxGraphemes"), path)
-    _one_of(d, value, path)
-    if "format" in d:
-        good = _FORMATS.get(d["format"])
-        if good is None or not good(value):
-            raise RecordError(f"{shown(value)} is no {d['format']}", field=path)
-    if "pattern" in d and not _fits(d["pattern"], value):
-        raise RecordError(f"{shown(value)} is not of the form that its lexicon asks for", field=path)
+def _string(d: Definition) -> Check:
+    least, most = d.get("minLength"), d.get("maxLength")
+    graphemes = d.get("minGraphemes"), d.get("maxGraphemes")
+    counted, bound = graphemes != (None, None), "const" in d or "enum" in d
+    form = d.get("format")
+    good = None if form is None else _FORMATS.get(form, lambda text: False)
+    pattern = d.get("pattern")
+
+    def check(value: Value, at: Path) -> None:
+        if type(value) is not str:
+            raise _other(value, "text", at)
+        size = len(value) if value.isascii() else byte_length(value, path_text(at))
+        if (most is not None and size > most) or (least is not None and size < least):
+            _limits(size, "bytes", least, most, at)
+        if counted:
+            _limits(_graphemes(value), "characters", *graphemes, at)
+        if bound:
+            _one_of(d, value, at)
+        if good is not None and not good(value):
+            raise _wrong(f"{shown(value)} is no {form}", at)
+        if pattern is not None and not _fits(pattern, value):
+            raise _wrong(f"{shown(value)} is not of the form that its lexicon asks for", at)
+
+    return check
 
 
 def _fits(pattern: str, value: str) -> bool:
@@ -273,27 +332,39 @@ def _fits(pattern: str, value: str) -> bool:
     return found is not None and (not pattern.endswith("$") or found.end() == len(value))
 
 
-def _integer(d: Definition, value: Value, path: str) -> None:
-    if type(value) is not int:
-        raise _other(value, "an integer", path)
-    _one_of(d, value, path)
-    if not d.get("minimum", value) <= value <= d.get("maximum", value):
-        raise RecordError(f"is {value}, not from {d.get('minimum', '-∞')} to {d.get('maximum', '∞')}", field=path)
+def _integer(d: Definition) -> Check:
+    def check(value: Value, at: Path) -> None:
+        if type(value) is not int:
+            raise _other(value, "an integer", at)
+        _one_of(d, value, at)
+        if not d.get("minimum", value) <= value <= d.get("maximum", value):
+            raise _wrong(f"is {value}, not from {d.get('minimum', '-∞')} to {d.get('maximum', '∞')}", at)
+
+    return check
 
 
-def _boolean(d: Definition, value: Value, path: str) -> None:
-    if type(value) is not bool:
-        raise _other(value, "true or false", path)
-    _one_of(d, value, path)
+def _boolean(d: Definition) -> Check:
+    def check(value: Value, at: Path) -> None:
+        if type(value) is not bool:
+            raise _other(value, "true or false", at)
+        _one_of(d, value, at)
+
+    return check
 
 
-def _bytes(d: Definition, value: Value, path: str) -> None:
-    _limits(len(bytes_in(value, path)), "bytes", d.get("minLength"), d.get("maxLength"), path)
+def _bytes(d: Definition) -> Check:
+    def check(value: Value, at: Path) -> None:
+        _limits(len(bytes_in(value, path_text(at))), "bytes", d.get("minLength"), d.get("maxLength"), at)
+
+    return check
 
 
-def _link(d: Definition, value: Value, path: str) -> None:
-    if not (type(value) is dict and value.keys() == {"$link"}):
-        raise RecordError("is no link: one is {'$link': CID}", field=path)
+def _link(d: Definition) -> Check:
+    def check(value: Value, at: Path) -> None:
+        if not (type(value) is dict and value.keys() == {"$link"}):
+            raise _wrong("is no link: one is {'$link': CID}", at)
+
+    return check
 
 
 def check_blob(value: Any, path: str) -> None:
@@ -302,41 +373,49 @@ def check_blob(value: Any, path: str) -> None:
     Raises:
         RecordError: it is none.
     """
-    _blob({}, value, path)
+    _blob({})(value, (None, path))
 
 
-def _blob(d: Definition, value: Value, path: str) -> None:
-    if type(value) is not dict or value.get("$type") != "blob":
-        raise RecordError("is no blob", field=path)
-    ref, mime, size = (value.get(name) for name in ("ref", "mimeType", "size"))
-    if not (type(ref) is dict and ref.keys() == {"$link"} and is_cid(ref["$link"])):
-        raise RecordError("is a blob without a link", field=path)
-    if Link.parse(ref["$link"]).is_block:
-        raise RecordError("is a blob whose link is that of a record", field=path)
-    if type(mime) is not str or _MIME.fullmatch(mime) is None:
-        raise RecordError("is a blob without a kind (mimeType)", field=path)
-    if type(size) is not int or size < 0:
-        raise RecordError("is a blob without a size", field=path)
-    if "maxSize" in d and size > d["maxSize"]:
-        raise RecordError(f"is a blob of {size} bytes, and at most {d['maxSize']} are allowed", field=path)
-    accept = d.get("accept", ["*/*"])
-    if not any(
-        each == "*/*" or mime == each or (each.endswith("/*") and mime.startswith(each[:-1])) for each in accept
-    ):
-        raise RecordError(f"is a blob of the kind {mime}; allowed are {', '.join(accept)}", field=path)
+def _blob(d: Definition) -> Check:
+    most, accept = d.get("maxSize"), d.get("accept", ["*/*"])
+
+    def check(value: Value, at: Path) -> None:
+        if type(value) is not dict or value.get("$type") != "blob":
+            raise _wrong("is no blob", at)
+        ref, mime, size = (value.get(name) for name in ("ref", "mimeType", "size"))
+        if not (type(ref) is dict and ref.keys() == {"$link"} and is_cid(ref["$link"])):
+            raise _wrong("is a blob without a link", at)
+        if Link.parse(ref["$link"]).is_block:
+            raise _wrong("is a blob whose link is that of a record", at)
+        if type(mime) is not str or _MIME.fullmatch(mime) is None:
+            raise _wrong("is a blob without a kind (mimeType)", at)
+        if type(size) is not int or size < 0:
+            raise _wrong("is a blob without a size", at)
+        if most is not None and size > most:
+            raise _wrong(f"is a blob of {size} bytes, and at most {most} are allowed", at)
+        if not any(each in ("*/*", mime) or (each.endswith("/*") and mime.startswith(each[:-1])) for each in accept):
+            raise _wrong(f"is a blob of the kind {mime}; allowed are {', '.join(accept)}", at)
+
+    return check
 
 
-def _unknown(d: Definition, value: Value, path: str) -> None:
-    if type(value) is not dict:
-        raise _other(value, "an object", path)
+def _unknown(d: Definition) -> Check:
+    def check(value: Value, at: Path) -> None:
+        if type(value) is not dict:
+            raise _other(value, "an object", at)
+
+    return check
 
 
-def _null(d: Definition, value: Value, path: str) -> None:
-    if value is not None:
-        raise _other(value, "null", path)
+def _null(d: Definition) -> Check:
+    def check(value: Value, at: Path) -> None:
+        if value is not None:
+            raise _other(value, "null", at)
+
+    return check
 
 
-_SCALARS: dict[str, Callable[[Definition, Value, str], None]] = {
+_SCALARS: dict[str, Callable[[Definition], Check]] = {
     "blob": _blob,
     "boolean": _boolean,
     "bytes": _bytes,

@@ -123,12 +123,11 @@ class Commit:
 
     @classmethod
     def of(cls, value: Any, path: str) -> Commit:
-        """The commit in a record.
+        """The commit in a record that was checked.
 
         Raises:
-            RecordError: it is malformed.
+            RecordError: it has its commit record twice, or not at all.
         """
-        lexicon.check(f"{ENTRY}#commit", value)
         if ("record" in value) == ("recordBlobs" in value):
             raise RecordError("has its commit record either here or in blobs", field=path)
         blobs = tuple(Blob.of(b, f"{path}.recordBlobs[{n}]") for n, b in enumerate(value.get("recordBlobs", ())))
@@ -202,7 +201,7 @@ class Entry:
         Raises:
             RecordError: it is none, or something in it is malformed.
         """
-        value = _typed(value, ENTRY, ("storage", "metadata", "schemaRef", "manifests", "commit"))
+        value = _typed(value, ENTRY, ("storage", "metadata", "schemaRef", "manifests"))
         ref = value.get("schemaRef")
         if not isinstance(ref, str) or not 0 < len(ref.encode()) <= 500 or not ref.isprintable():
             raise RecordError("is no address of a schema", field="entry.schemaRef")
@@ -344,7 +343,7 @@ def _typed(value: Any, nsid: str, besides: tuple[str, ...]) -> Mapping[str, Any]
         value = {**value, "$type": nsid}
     if isinstance(value, Mapping) and isinstance(value.get("metadata"), bytes):
         value = {**value, "metadata": bytes_value(value["metadata"])}
-    absent = {name for name in ("description", "license", "tags", "size", "version") if _is_null(value, name)}
+    absent = {name for name in ("commit", "description", "license", "tags", "size", "version") if _is_null(value, name)}
     if absent:
         value = {name: item for name, item in value.items() if name not in absent}
     lexicon.check(nsid, value, besides=besides)
