@@ -21,6 +21,7 @@ import atdata
 NAMES = {
     "AbstractDataStore",
     "AtdataError",
+    "AtmosphereIndex",
     "DataSource",
     "Dataset",
     "DatasetDict",

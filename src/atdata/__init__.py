@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from atdata.datasets.query import fields
     from atdata.datasets.sources import DataSource
     from atdata.errors import AtdataError
+    from atdata.index.atmosphere import AtmosphereIndex
     from atdata.index.load import load_dataset
     from atdata.index.local import LocalIndex
     from atdata.index.splits import DatasetDict
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "AbstractDataStore": "atdata.stores.base",
     "AtdataError": "atdata.errors",
+    "AtmosphereIndex": "atdata.index.atmosphere",
     "DataSource": "atdata.datasets.sources",
     "Dataset": "atdata.datasets.dataset",
     "DatasetDict": "atdata.index.splits",
@@ -70,6 +72,7 @@ _HOMES = {
 __all__ = [
     "AbstractDataStore",
     "AtdataError",
+    "AtmosphereIndex",
     "DataSource",
     "Dataset",
     "DatasetDict",

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 
 import atdata
 from atdata.errors import (
-    CatalogError,
     CommitRecordError,
     DatasetNotFoundError,
     EntryFormError,
@@ -395,8 +394,8 @@ def test_options_are_passed_on(tmp_path: Path) -> None:
         ("ftp://host/x.tar", atdata.AtdataError, "ftp:// URLs cannot be read"),
         ("pipe:cat x.tar", DatasetNotFoundError, "there is no such file [pipe:cat x.tar]"),
         ("pipe://touch marker", atdata.AtdataError, "pipe:// URLs cannot be read"),
-        ("at://did:plc:abc/science.alt.dataset.entry/3k", CatalogError, "give load_dataset an index of the network"),
-        ("@alice.example/digits", CatalogError, "names a dataset on the AT Protocol network"),
+        ("at://did:plc:abc/science.alt.dataset.entry/", EntryFormError, "is no record key"),
+        ("@alice/digits", EntryFormError, "'@alice/digits' names nothing on the network: write @HANDLE/NAME"),
         ([], DatasetNotFoundError, "the list of shards is empty"),
         (["none.tar"], DatasetNotFoundError, "there is no such file [none.tar]"),
         ({}, SplitError, "has no splits"),

@@ -13,7 +13,6 @@ from atdata.datasets.dataset import Dataset
 from atdata.datasets.opener import Verify
 from atdata.datasets.sources import DataSource, Located, ShardRef, is_source, locate
 from atdata.errors import (
-    CatalogError,
     DatasetNotFoundError,
     EntryFormError,
     EntryNotFoundError,
@@ -97,6 +96,8 @@ def load_dataset(
 
             - a name in the index: `digits` (the latest version), `digits@1.0.0`, `digits@stable`, `@local/digits`, or a
               content identifier;
+            - a name on the AT Protocol network: `@alice.example.org/digits`, also with a version or label, or the
+              `at://…` address of an entry; no account is needed to read;
             - a folder or prefix with an `atdata.json`, one with tar files, or one with folders of these named after
               splits: `s3://bucket/imagenet/`;
             - one shard, a glob (`**` stands for any folders), a brace pattern, or both in one, as path or URL;
@@ -106,7 +107,8 @@ def load_dataset(
             there is none. Data of another type, or of an older version of it, is seen through lenses, as by
             `Dataset.as_type`, along the versions that the index knows; where that cannot be, it is refused at once.
         split: the split to load; `val` and `dev` mean `validation`.
-        index: where names are looked up; by default `LocalIndex()`, if there is one.
+        index: where names are looked up; by default `LocalIndex()`, if there is one, and for names of the network an
+            anonymous `AtmosphereIndex()`.
         store: a store whose credentials are used for what lies in it.
         verify: see `Dataset`.
         cache: see `Dataset`.
@@ -277,7 +279,8 @@ class _Loader:
         if text.startswith("at://") and not _RECORD.match(text):
             return self._at(text)  # in a data store: a blob, or a prefix
         if text.startswith("at://") or (text.startswith("@") and not text.startswith("@local/")):
-            return self._entry(self._on_network(text), self._index)
+            network = self._network()
+            return self._entry(network.get_dataset(text), network)
         if text.startswith(("@local/", "atdata://")):
             with self._opened_index() as index:
                 if index is None:
@@ -292,14 +295,14 @@ class _Loader:
                 raise DatasetNotFoundError(f"there is no path {text!r:.80}, and {error.message}") from None
         return self._named(text)
 
-    def _on_network(self, text: str) -> IndexEntry:
-        if self._index is None or isinstance(self._index, LocalIndex):
-            raise CatalogError(
-                f"{text!r:.80} names a dataset on the AT Protocol network, which no local index has: give "
-                "load_dataset an index of the network (index=…)"
-            )
-        found: IndexEntry = self._index.get_dataset(text)
-        return found
+    def _network(self) -> AbstractIndex:
+        """The index for names of the AT Protocol network; without one that knows them, as anybody reads there."""
+        if self._index is not None and not isinstance(self._index, LocalIndex):
+            found: AbstractIndex = self._index
+            return found
+        from atdata.index.atmosphere import AtmosphereIndex
+
+        return AtmosphereIndex(store=self._options["store"])
 
     def _named(self, text: str) -> Dataset[Any] | DatasetDict:
         """What the index or the disk has of that name."""
@@ -368,7 +371,7 @@ class _Loader:
         shards = [(ref, part) for part in parts for ref in part.shards]
         which = [n for n, part in enumerate(parts) for _ in part.shards]
         made = {}
-        for split, numbers in self._wanted(group([ref.url for ref, _ in shards], root=root), url).items():
+        for split, numbers in self._wanted(group([_named(ref) for ref, _ in shards], root=root), url).items():
             if known is None:
                 reading = self._one(split, [readings[n] for n in dict.fromkeys(which[n] for n in numbers)], url)
             else:
@@ -398,6 +401,14 @@ class _Loader:
 
     def _answer(self, made: Mapping[str, Dataset[Any]]) -> Dataset[Any] | DatasetDict:
         return DatasetDict(made) if self._split is None and len(made) > 1 else next(iter(made.values()))
+
+
+def _named(ref: ShardRef) -> str:
+    """A shard's URL as far as it is a name: that of a blob is a digest, in which words would be chance."""
+    if not ref.url.startswith("at://"):
+        return ref.url
+    name = "" if ref.info is None else ref.info.name
+    return f"{ref.url.rpartition('/')[0]}/{name if is_archive(name) else 'blob'}"
 
 
 def _some(shards: Sequence[tuple[ShardRef, Located]]) -> Located:

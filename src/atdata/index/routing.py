@@ -13,7 +13,7 @@ from atdata.stores.disk import LocalDiskStore
 from atdata.stores.opening import Opening
 from atdata.stores.record import CommitRecord
 
-__all__ = ["dataset_of", "store_for"]
+__all__ = ["belongs", "dataset_of", "owner", "store_for"]
 
 _PLAIN = ("file", "s3", "gs", "az", "memory", "http", "https")
 
@@ -39,13 +39,13 @@ def store_for(store: Any, urls: Sequence[str]) -> Any:
         store: the store that an index or a user has; None for none.
         urls: the shards' URLs or absolute paths.
     """
-    own = [_belongs(store, url) for url in urls]
+    own = [belongs(store, url) for url in urls]
     if all(own):
         return store
     return _Both(store) if any(own) else None
 
 
-def _belongs(store: Any, url: str) -> bool:
+def belongs(store: Any, url: str) -> bool:
     """Whether `store` is the one to read `url`; what can be opened by what it is needs none."""
     if store is None or isinstance(store, LocalDiskStore):
         return False
@@ -56,6 +56,14 @@ def _belongs(store: Any, url: str) -> bool:
     return bool(colon) and scheme.lower() not in _PLAIN
 
 
+def owner(opening: Opening, url: str) -> Any:
+    """The store that a dataset reads a URL with; None where it is read by what it is."""
+    find = getattr(opening.store, "store_of", None)
+    if find is not None:
+        return find(url)
+    return opening.store if belongs(opening.store, url) else opening.object_store(url)
+
+
 class _Both(DataStore):
     """For reading shards of which some lie in a store and others elsewhere.
 
@@ -64,24 +72,32 @@ class _Both(DataStore):
     """
 
     def __init__(self, store: Any) -> None:
-        self._store = store
+        self.store = store
         self._own = Opening(store)
         self._others = Opening()
 
+    def store_of(self, url: str) -> Any:
+        """The store that a URL is read with; None where it needs none."""
+        return self.store if belongs(self.store, url) else self._others.object_store(url)
+
     def _opening(self, url: str) -> Opening:
-        return self._own if _belongs(self._store, url) else self._others
+        return self._own if belongs(self.store, url) else self._others
 
     def read_url(self, url: str) -> str:
         """What plain webdataset can open: by the store, or the URL itself."""
-        return str(self._store.read_url(url)) if _belongs(self._store, url) else url
+        return str(self.store.read_url(url)) if belongs(self.store, url) else url
 
     def supports_streaming(self) -> bool:
         """As the store does."""
-        return bool(self._store.supports_streaming())
+        return bool(self.store.supports_streaming())
 
     def open(self, url: str) -> StoredObject:
         """Open the shard or manifest at `url`."""
         return self._opening(url).open(url)
+
+    def open_sized(self, url: str, size: int | None) -> StoredObject:
+        """The same, where its size may be known."""
+        return self._opening(url).open(url, size)
 
     def begin(self, prefix: str, *, overwrite: bool) -> Transaction:
         """Refused: this is for reading."""

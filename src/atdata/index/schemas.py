@@ -18,7 +18,7 @@ from atdata.index.versions import FIRST, Version
 from atdata.samples.evolution import compare
 from atdata.samples.schema import Schema
 
-__all__ = ["SchemaShelf", "Schemas", "now", "row_of"]
+__all__ = ["SchemaShelf", "Schemas", "now", "row_of", "schema_of"]
 
 _PAGE = 100
 

@@ -285,6 +285,10 @@ class DataStore(abc.ABC):
             DatasetNotFoundError: there is none.
         """
 
+    def open_sized(self, url: str, size: int | None) -> StoredObject:
+        """The same, where the object's size may be known, so that nobody has to be asked for it."""
+        return self.open(url)
+
     @abc.abstractmethod
     def list(self, prefix: str = "") -> Iterator[str]:
         """URLs of the objects under `prefix`, sorted; nothing of unfinished writes."""

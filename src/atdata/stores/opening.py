@@ -171,7 +171,7 @@ class Opening:
         if network is not None:
             return network.blob(self.address(url), size, self.cache)
         if self._reader is not None and not isinstance(self._reader, ObjectStore):
-            return self._reader.open(url)
+            return self._reader.open_sized(url, size)
         address = self.address(url)
         path = local_path(address)
         if path is not None:
