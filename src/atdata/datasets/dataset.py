@@ -454,6 +454,7 @@ class Dataset(Generic[T]):
             self._shards()  # all copies share what is open: manifests are read once for several queries
         made: Dataset[Any] = Dataset.__new__(Dataset)
         made.__dict__.update(self.__dict__)
+        made._seen = None
         return made
 
     # -- reading ---------------------------------------------------------------------------------------------
