@@ -177,6 +177,13 @@ class Access:
         """Whether every shard is kept open."""
         return len(self._kept) == len(self.refs)
 
+    @property
+    def settled(self) -> bool:
+        """Whether every shard is kept open, lies here, and has not to be checked any more."""
+        with self._lock:
+            kept = list(self._kept.values())
+        return len(kept) == len(self.refs) and all(isinstance(k.shard, BufferShard) and self.trusted(k) for k in kept)
+
     def is_open(self, number: int) -> bool:
         """Whether shard `number` is kept open."""
         return number in self._kept

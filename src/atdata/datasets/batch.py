@@ -54,9 +54,9 @@ class SampleBatch(Generic[T]):
     @classmethod
     def of_lying(cls, lying: Lying, sample_type: type[T], valid: NDArray[np.bool_] | None = None) -> SampleBatch[T]:
         """The batch of samples that lie somewhere; `valid` says which of them are no padding, when not all."""
-        batch = cls((), sample_type, valid)
-        batch._samples = None
-        batch._lying = lying
+        batch = cls.__new__(cls)
+        batch._type, batch._valid = sample_type, valid
+        batch._samples, batch._lying, batch._columns = None, lying, {}
         return batch
 
     @property

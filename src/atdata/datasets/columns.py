@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 
 from atdata.errors import AtdataError
 from atdata.samples import codec
-from atdata.samples.fields import Array, EnumOf, FieldType, LiteralOf, OptionalOf
+from atdata.samples.fields import Array, EnumOf, FieldType, LiteralOf, OptionalOf, Primitive
 from atdata.shards.reader import SHORT, BufferShard, Rows, payload_decoder
 
 __all__ = ["Lying", "Run", "Runs", "Stretch", "empty_array", "joined", "stack"]
 
+_SPARSE = 8  # values of shards for each one that is wanted, up to which they are all gone through
 _AHEAD = 4 << 20  # bytes of short arrays that are gathered at once for several batches
 
 
@@ -93,6 +94,7 @@ class Stretch:
         self._columns: dict[tuple[type, str], Callable[[int, int], Any]] = {}
         self._spans: tuple[list[int], list[int], list[int]] | None = None
         self._all: list[_Piece] | None = None
+        self._flat: NDArray[np.int64] | None = None
 
     @classmethod
     def merged(cls, stretches: Sequence[tuple[Stretch, NDArray[np.intp]]], count: int) -> Stretch:
@@ -169,12 +171,27 @@ class Stretch:
         if inner is None:
             return lambda start, stop: None
         if not isinstance(inner, Array):
-            values = _values(inner, field, pieces, len(self))
+            found = self._scalars(field, pieces)
+            if isinstance(inner, Primitive):
+                return lambda start, stop: found[start:stop].tolist()
+            values = _meant(inner, found.tolist())
             return lambda start, stop: None if values is None else values[start:stop]
         kind = _kind(field, pieces)
         if kind is not None:
             return (_Gathered if kind.size <= SHORT else _Spread)(self, field, kind).part
         return lambda start, stop: _column(sample_type, field, self._pieces(start, stop), stop - start)
+
+    def _scalars(self, field: str, pieces: Sequence[_Piece]) -> NDArray[np.object_]:
+        """The values of a scalar field, as they stand in the manifests."""
+        columns = [shard.column(field) for shard in self._shards]
+        if sum(map(len, columns)) <= _SPARSE * len(self):
+            # One gathering out of all is quicker than one from each to where it belongs.
+            if self._flat is None:
+                starts = np.cumsum([0, *map(len, columns)])
+                self._flat = starts[self._which] + self._rows
+            every: NDArray[np.object_] = np.concatenate(columns) if len(columns) > 1 else columns[0]
+            return every.take(self._flat)
+        return _scattered(field, pieces, len(self))
 
     def _pieces(self, start: int, stop: int) -> list[_Piece]:
         """The samples from `start` up to `stop`, shard by shard."""
@@ -361,19 +378,27 @@ def _inner(sample_type: type, field: str, pieces: Sequence[_Piece]) -> FieldType
 def _values(inner: FieldType, field: str, pieces: Sequence[_Piece], count: int) -> list[Any] | None:
     """The values of a scalar field; None where the manifests hold values that are none of the field's."""
     if len(pieces) == 1 and isinstance(pieces[0].at, slice):
-        values = pieces[0].shard.values(field, pieces[0].rows).tolist()
-    else:
-        found = np.empty(count, object)
-        for shard, rows, at in pieces:
-            found[at] = shard.values(field, rows)
-        values = found.tolist()
+        return _meant(inner, pieces[0].shard.values(field, pieces[0].rows).tolist())
+    return _meant(inner, _scattered(field, pieces, count).tolist())
+
+
+def _scattered(field: str, pieces: Sequence[_Piece], count: int) -> NDArray[np.object_]:
+    """The values of a scalar field, each where it belongs."""
+    found = np.empty(count, object)
+    for shard, rows, at in pieces:
+        found[at] = shard.values(field, rows)
+    return found
+
+
+def _meant(inner: FieldType, values: list[Any]) -> list[Any] | None:
+    """What values in manifests mean; None where there are some that are none of the field's."""
     match inner:
         case EnumOf():
             members = {None: None, **{m.value: m for m in inner.cls}}
             return [members[v] for v in values] if all(v in members for v in values) else None
         case LiteralOf():
             return values if all(v is None or v in inner.values for v in values) else None
-    return list(values)
+    return values
 
 
 def _kind(field: str, pieces: Sequence[_Piece]) -> _Kind | None:

@@ -191,8 +191,9 @@ def exactly(
         progress.finish(deal.end)
         return
     each = max(1, sum(view.access.sizes()) // max(1, view.access.length()))
-    most = max(1, min(_MOST, _AT_ONCE // each, budget // 2 // each))
-    reading = Fetching(view.access, _wanted(selection, order, deal, most), budget=budget).read()
+    near = view.access.settled  # nothing is fetched, and nothing held
+    most = _MOST if near else max(1, min(_MOST, _AT_ONCE // each, budget // 2 // each))
+    reading = Fetching(view.access, _wanted(selection, order, deal, most, apart=not near), budget=budget).read()
     register(reading)
     if single:
         for stretch in reading:
@@ -236,8 +237,8 @@ def _batched(reading: Iterable[Stretch], size: int) -> Iterator[list[tuple[Stret
         yield parts
 
 
-def _wanted(selection: Selection, order: Order, deal: Deal, most: int) -> Iterator[Wanted]:
-    """The samples of the deal's batches, at most so many at once, and never of two groups of the order."""
+def _wanted(selection: Selection, order: Order, deal: Deal, most: int, *, apart: bool) -> Iterator[Wanted]:
+    """The samples of the deal's batches, at most so many at once; `apart`, never of two groups of the order."""
     held: list[NDArray[np.int64]] = []
 
     def together() -> Wanted:
@@ -248,6 +249,9 @@ def _wanted(selection: Selection, order: Order, deal: Deal, most: int) -> Iterat
     at_once = max(1, most // deal.size)
     for first in range(0, len(deal), at_once):
         positions = deal.wrap(deal.positions(first, min(first + at_once, len(deal))))
+        if not apart:
+            yield Wanted(selection.places(order.numbers(positions)))
+            continue
         groups = positions // order.group if order.group > 1 else np.zeros(len(positions), np.int64)
         bounds = (np.flatnonzero(groups[1:] != groups[:-1]) + 1).tolist()
         for start, stop in itertools.pairwise([0, *bounds, len(positions)]):
