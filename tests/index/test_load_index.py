@@ -276,7 +276,7 @@ class Catalogue:
 
     def get_dataset(self, ref: str) -> Entry:
         self.asked.append(ref)
-        return self.entries[ref.removeprefix("at://alice/").removeprefix("@alice/").replace("-", "_")]
+        return self.entries[ref.rpartition("/")[2].replace("-", "_")]
 
     def get_schema(self, ref: str) -> atdata.Schema:
         return {"word": atdata.Schema.of(Word)}[ref]
@@ -289,13 +289,16 @@ def test_an_index_of_a_stranger(tmp_path: Path) -> None:
         if not record:
             (tmp_path / "w/atdata.json").unlink()
         index: Any = Catalogue(words=Entry(list(urls), "word"), bare=Entry(list(urls), None))
-        for name in ("words", "at://alice/words", "@alice/words"):
+        names = ["words", "at://alice.example.org/science.alt.dataset.entry/words", "@alice/words"]
+        for name in names:
             ds = load_dataset(name, index=index)
             assert texts(ds) == ["train", "more"]
             assert ds.sample_type is atdata.Schema.of(Word).sample_type()
         assert load_dataset("bare", index=index).sample_type.__name__ == ("Word" if record else "DictSample")
         assert load_dataset("words", Noted, index=index)[0].note == "none"
-        assert index.asked == ["words", "at://alice/words", "@alice/words", "bare", "words"]
+        assert index.asked == [*names, "bare", "words"]
+        found = atdata.verify("@alice/words", deep=True, index=index)
+        assert [(link.name, link.state) for link in found.chain][:2] == [("index", "unchecked"), ("shards", "ok")]
         with pytest.raises(SchemaError, match=r"no lens leads from Word 1.0.0 to Number, .* \[words@1.0.0\]"):
             load_dataset("words", Number, index=index)
         with pytest.raises(KeyError, match="none"):

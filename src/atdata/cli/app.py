@@ -144,9 +144,13 @@ def verify(
     ref: Annotated[
         str,
         typer.Argument(
-            metavar="REF", help="A folder with an atdata.json, a tar file, a glob, or a dataset's name in an index."
+            metavar="REF",
+            help="A folder with an atdata.json, a tar file, a glob, a dataset's name in an index, or @HANDLE/NAME.",
         ),
     ],
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Read every byte, also of what an account has published.")
+    ] = False,
     fast: Annotated[bool, typer.Option("--fast", help="Check digests only; decode no samples.")] = False,
     index: Index = None,
     json: Json = False,
@@ -156,11 +160,14 @@ def verify(
     Shards against the digests in the commit record or the index, manifests against the record, samples against the
     manifests, and every sample is decoded (encoded images are left as they are). Lists all problems; exits with 1 when
     there is one. Without a record, the structure of the archives and the samples in them are checked.
+
+    Of what an account of the AT Protocol network has published (@HANDLE/NAME), it is proved that the account signed it,
+    and that all shards are there; --deep and --fast read them, too.
     """
     with reporting(json) as report:
         from atdata.cli.verify import run
 
-        run(report, ref, index, fast=fast)
+        run(report, ref, index, fast=fast, deep=deep)
 
 
 @app.command()

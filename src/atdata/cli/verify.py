@@ -12,7 +12,7 @@ from atdata.cli.catalog import opened
 from atdata.cli.reporting import Report, clean, count, size
 from atdata.datasets.shard_check import Problem
 from atdata.index.chain import Verification
-from atdata.index.load import is_place
+from atdata.index.load import is_place, is_published
 from atdata.index.verify import verify
 
 __all__ = ["run"]
@@ -20,17 +20,18 @@ __all__ = ["run"]
 _LISTED = 20  # problems of one file that people see; JSON has them all
 
 
-def run(report: Report, ref: str, index: str | None, *, fast: bool) -> None:
+def run(report: Report, ref: str, index: str | None, *, fast: bool, deep: bool) -> None:
     """Check the dataset that `ref` names; exits with 1 when anything is wrong."""
-    deep: bool | Literal["digests"] = "digests" if fast else True
+    # The shards of what an account has published may be large, and far away.
+    depth: bool | Literal["digests"] = True if deep else "digests" if fast else not is_published(ref)
     if index is None:
-        found = verify(ref, deep=deep, on_error="report", progress=not report.json)
+        found = verify(ref, deep=depth, on_error="report", progress=not report.json)
     else:
         with opened(index) as known:
-            found = verify(ref, deep=deep, index=known, on_error="report", progress=not report.json)
+            found = verify(ref, deep=depth, index=known, on_error="report", progress=not report.json)
     report.document(_document(found))
     if not report.json:
-        _show(report, found, chain=not is_place(ref))
+        _show(report, found, chain=is_published(ref) or not is_place(ref))
     if not found.ok:
         raise typer.Exit(1)
 
@@ -39,7 +40,8 @@ def _document(found: Verification) -> dict[str, Any]:
     return {
         "url": found.ref,
         "ok": found.ok,
-        "fast": found.depth != "samples",
+        "fast": found.depth == "digests",
+        "deep": found.depth == "samples",
         "cid": found.cid,
         "chain": [
             {"link": link.name, "state": link.state, "checked": link.checked, "problems": len(link.problems)}
@@ -75,7 +77,11 @@ def _show(report: Report, found: Verification, *, chain: bool) -> None:
         report.print(f"… and {len(found.notes) - _LISTED:,} more notes (--json lists all)")
     samples = sum(shard.samples or 0 for shard in found.shards)
     what = f"{count(len(found.shards), 'shard')}, {size(sum(shard.bytes for shard in found.shards))}"
-    what += f", {count(samples, 'sample')} read" if found.depth == "samples" else ", digests only"
+    what += {
+        "samples": f", {count(samples, 'sample')} read",
+        "digests": ", digests only",
+        "sizes": ", not read: --deep reads them",
+    }[found.depth]
     if not found.ok:
         bad = sum(bool(shard.problems) for shard in found.shards)
         where = f" in {bad} of {len(found.shards)} shards" if found.shards else ""

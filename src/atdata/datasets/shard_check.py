@@ -66,10 +66,14 @@ class Problem(msgspec.Struct):
 
 
 class ShardFindings(msgspec.Struct):
-    """What came out for one shard: `samples` is how many were read without a problem, None with --fast."""
+    """What came out for one shard: `samples` is how many were read without a problem, None where none were.
+
+    `beside` has the URLs of its manifest and that one's header.
+    """
 
     url: str
     bytes: int = 0
+    beside: list[str] = []
     samples: int | None = None
     problems: list[Problem] = []
     notes: list[str] = []
@@ -160,6 +164,7 @@ class ShardCheck:
         url = self._opening.manifest(self._ref.url, self._info)
         if url is None:
             return None
+        self._found.beside.append(url)
         data = self._opening.read(url)
         if data is None:
             if info is not None:
@@ -190,7 +195,10 @@ class ShardCheck:
         return manifest
 
     def _header(self, manifest: Manifest) -> None:
-        url = self._opening.beside(self._ref.url, header_name(self._name)) or ""
+        url = self._opening.beside(self._ref.url, header_name(self._name) or "")
+        if url is None:
+            return  # a blob has nothing beside it
+        self._found.beside.append(url)
         try:
             data = self._opening.read(url)
             if data is None:

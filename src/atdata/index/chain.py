@@ -23,7 +23,8 @@ class ChainLink(msgspec.Struct):
     """One link of the chain.
 
     Attributes:
-        name: what it is: "index", "commit record", "shards", "manifests" or "samples".
+        name: what it is: "account", "signed commit", "record" (on the network), "index", "commit record", "shards",
+            "manifests" or "samples".
         state: "ok", "broken", or "unchecked" where there is nothing to check by, or it was not asked for.
         checked: what was held against what, in words.
         problems: all that is wrong with it.
@@ -96,8 +97,9 @@ def shard_links(
     shards, manifests, samples = links = [ChainLink(name) for name in ("shards", "manifests", "samples")]
     for each in found:
         for problem in each.problems:
-            beside = problem.url != each.url
-            (manifests if beside else shards if problem.key is None else samples).problems.append(problem)
+            (manifests if problem.url in each.beside else shards if problem.key is None else samples).problems.append(
+                problem
+            )
     total, left = len(located.shards), len(located.shards) - len(found)
     if left and not stopped:
         many = "1 more shard was" if left == 1 else f"{left:,} more shards were"

@@ -29,7 +29,7 @@ from atdata.samples.schema import Schema
 from atdata.stores.cache import Cache
 from atdata.stores.opening import Opening
 
-__all__ = ["existing_index", "find_named", "is_place", "load_dataset"]
+__all__ = ["existing_index", "find_named", "is_place", "is_published", "load_dataset", "network_index"]
 
 T = TypeVar("T")
 
@@ -167,6 +167,31 @@ def is_place(text: str) -> bool:
     return bool(_PLACE.match(text) or text.endswith("/") or is_archive(text) or _MAGIC.search(text))
 
 
+def is_published(text: str) -> bool:
+    """Whether a text names a dataset that an account has published: `@handle/name`, or `at://…` of a record.
+
+    Example:
+        >>> [is_published(text) for text in ("@alice.example.org/digits", "@local/digits", "at://did:plc:abc/digits/v1")]
+        [True, False, False]
+    """
+    # Other at:// URLs are places in a data store: a blob, or a prefix.
+    return _RECORD.match(text) is not None if text.startswith("at://") else text[:1] == "@" and text[:7] != "@local/"
+
+
+def network_index(index: Any, store: Any = None) -> Any:
+    """An index that knows what accounts have published: the given one, or one that reads as anybody does.
+
+    Args:
+        index: that was given; None, or a local one, is not asked.
+        store: a store whose credentials are used for what lies in it.
+    """
+    if index is not None and not isinstance(index, LocalIndex):
+        return index
+    from atdata.index.atmosphere import AtmosphereIndex
+
+    return AtmosphereIndex(store=store)
+
+
 def find_named(text: str, index: Any, store: Any = None) -> IndexEntry | None:
     """What an index has of a name; None where it has nothing, and there is a path of that name.
 
@@ -276,10 +301,8 @@ class _Loader:
     # -- texts -----------------------------------------------------------------------------------------------
 
     def _from_text(self, text: str) -> Dataset[Any] | DatasetDict:
-        if text.startswith("at://") and not _RECORD.match(text):
-            return self._at(text)  # in a data store: a blob, or a prefix
-        if text.startswith("at://") or (text.startswith("@") and not text.startswith("@local/")):
-            network = self._network()
+        if is_published(text):
+            network = network_index(self._index, self._options["store"])
             return self._entry(network.get_dataset(text), network)
         if text.startswith(("@local/", "atdata://")):
             with self._opened_index() as index:
@@ -294,15 +317,6 @@ class _Loader:
             except EntryFormError as error:
                 raise DatasetNotFoundError(f"there is no path {text!r:.80}, and {error.message}") from None
         return self._named(text)
-
-    def _network(self) -> AbstractIndex:
-        """The index for names of the AT Protocol network; without one that knows them, as anybody reads there."""
-        if self._index is not None and not isinstance(self._index, LocalIndex):
-            found: AbstractIndex = self._index
-            return found
-        from atdata.index.atmosphere import AtmosphereIndex
-
-        return AtmosphereIndex(store=self._options["store"])
 
     def _named(self, text: str) -> Dataset[Any] | DatasetDict:
         """What the index or the disk has of that name."""

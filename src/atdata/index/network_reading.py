@@ -10,6 +10,7 @@ from atdata.errors import StoreError, UnsafeUrlError
 from atdata.index.network_places import Bucket
 from atdata.index.routing import belongs
 from atdata.stores.base import DataStore, StoredObject, Transaction
+from atdata.stores.cache import Cache
 from atdata.stores.http import HttpObject, Web
 from atdata.stores.opening import Opening
 from atdata.stores.pds import PDSBlobStore
@@ -25,10 +26,14 @@ class NetworkStore(DataStore):
         client: of the network.
         buckets: where the buckets are that the entry names.
         store: one whose credentials are used for what lies in it, and for nothing else; None for none.
+        cache: where blobs are kept; by default where `PDSBlobStore` keeps them.
     """
 
-    def __init__(self, client: Atmosphere, buckets: Mapping[str, Bucket], store: Any = None) -> None:
+    def __init__(
+        self, client: Atmosphere, buckets: Mapping[str, Bucket], store: Any = None, *, cache: Cache | None = None
+    ) -> None:
         self.client = client
+        self.cache = cache
         self.buckets = dict(buckets)
         self.store = store
         self._own = Opening(store)
@@ -51,6 +56,10 @@ class NetworkStore(DataStore):
             return self._bucket(rest.partition("/")[0])
         return self._blob_store if scheme == "at" and colon else None
 
+    def through(self, cache: Cache) -> NetworkStore:
+        """The same, with another place to keep blobs in."""
+        return NetworkStore(self.client, self.buckets, self.store, cache=cache)
+
     def _is_own(self, url: str) -> bool:
         """Whether the store that was given is the one for it: also of the same service, where buckets have one name."""
         if not belongs(self.store, url):
@@ -69,7 +78,7 @@ class NetworkStore(DataStore):
     @property
     def _blob_store(self) -> PDSBlobStore:
         if self._blobs is None:
-            self._blobs = PDSBlobStore(self.client)
+            self._blobs = PDSBlobStore(self.client, cache=self.cache)
         return self._blobs
 
     def open_sized(self, url: str, size: int | None) -> StoredObject:
@@ -82,7 +91,7 @@ class NetworkStore(DataStore):
         found = self.store_of(url)
         if found is None:
             raise UnsafeUrlError("entries on the network have https, s3 and at:// opened, and nothing else", url=url)
-        return Opening(found).open(url, size)
+        return Opening(found, self.cache).open(url, size)
 
     def open(self, url: str) -> StoredObject:
         """Open what lies at `url`; see `DataStore.open`."""

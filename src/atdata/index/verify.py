@@ -1,14 +1,18 @@
 """`verify`: a dataset held against what was recorded of it, link by link, down to its bytes.
 
-Each link vouches for the next: an index, or the commit record, for shards and manifests, by their digests; a manifest
-for single samples. The first link that does not hold is where the data are no longer what was recorded.
+Each link vouches for the next: an account's key for the commit that it signed, the commit for the record in its tree,
+the record for the commit record; that, or an index, for shards and manifests, by their digests; a manifest for single
+samples. The first link that does not hold is where the data are no longer what was recorded.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+import sys
+import tempfile
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from atdata.datasets.audit import Depth, audit
 from atdata.datasets.dataset import Dataset
@@ -17,12 +21,16 @@ from atdata.datasets.sources import Located, ShardRef, is_source, locate
 from atdata.errors import AtdataError, CatalogError, CommitRecordError, DatasetNotFoundError
 from atdata.index.base import AbstractIndex, DatasetEntry, IndexEntry
 from atdata.index.chain import ChainLink, Verification, shard_links
-from atdata.index.load import existing_index, find_named, is_place
+from atdata.index.load import existing_index, find_named, is_place, is_published, network_index
 from atdata.index.routing import store_for
 from atdata.samples.dictsample import DictSample
+from atdata.stores.cache import Cache
 from atdata.stores.opening import Opening
 from atdata.stores.progress import Progress
 from atdata.stores.record import RECORD_NAME
+
+if TYPE_CHECKING:
+    from atdata.index.atmosphere import AtmosphereIndex
 
 __all__ = ["verify"]
 
@@ -42,10 +50,12 @@ def verify(
 
     Args:
         ref: a folder, prefix, pattern, URL or list of shards; a name, `name@version`, `name@label` or content
-            identifier of an index; an entry of an index; or a `Dataset`.
+            identifier of an index; what an account has published, `@handle/name` or `at://…`; an entry of an index;
+            or a `Dataset`.
         deep: read every byte, and every sample. With "digests", every byte but no sample by itself; without it, only
             whether every shard is there, and as long as recorded.
-        index: where names are looked up; by default `LocalIndex()`, if there is one.
+        index: where names are looked up; by default `LocalIndex()`, if there is one, and for what accounts have
+            published an anonymous `AtmosphereIndex()`.
         store: a store whose credentials are used for what lies in it.
         on_error: "raise" the first thing that is wrong, or "report" all that is.
         progress: show on the terminal how far it got.
@@ -57,6 +67,8 @@ def verify(
         IntegrityError: bytes are not those that were recorded. As with all errors here, `url`, `key` and `offset` say
             where, and notes on the error which link it is, and what else is wrong.
         CommitRecordError: the commit record was altered.
+        ProofError: the record is not what the account signed.
+        RecordError: what the account signed makes no sense.
         DatasetNotFoundError: there is nothing at that place, or a shard is missing.
         EntryNotFoundError: the index has no such dataset.
 
@@ -89,8 +101,14 @@ class _Verifying:
         self._notes: list[str] = []
 
     def run(self, ref: Any, progress: bool) -> Verification:
-        located, opening = self._located(ref)
-        found = self._audited(located, opening, progress)
+        # What was read before, and kept, says nothing of what others get now.
+        with contextlib.ExitStack() as self._stack:
+            self._cache = Cache(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="atdata-verify-")))
+            located, opening = self._located(ref)
+            found = self._audited(located, opening, progress)
+        return self._made(ref, located, found)
+
+    def _made(self, ref: Any, located: Located, found: list[ShardFindings]) -> Verification:
         self._chain += shard_links(located, found, self._depth, stopped=self._raising)
         cid = None if located.record is None else located.record.cid
         notes = self._notes + [note for each in found for note in each.notes]
@@ -108,7 +126,11 @@ class _Verifying:
                     "only what lies in a store can be verified: samples in memory, and what a source object gives, "
                     "have no record"
                 )
-            return self._recorded(ref.located), ref.opening
+            store = ref.opening.store
+            fresh = store.through(self._cache) if callable(getattr(store, "through", None)) else store
+            return self._recorded(ref.located), Opening(fresh, self._cache)
+        if isinstance(ref, str) and is_published(ref):
+            return self._on_network(ref)
         if isinstance(ref, str) and (ref.startswith(("@local/", "atdata://")) or not is_place(ref)):
             return self._named(ref)
         if isinstance(ref, str | os.PathLike | Sequence):
@@ -119,6 +141,33 @@ class _Verifying:
             "a dataset is verified by its path, URL or name, a list of shard URLs, an entry of an index, or as a "
             f"Dataset, not as {type(ref).__name__}"
         )
+
+    def _on_network(self, text: str) -> tuple[Located, Opening]:
+        from atdata.index.atmosphere import AtmosphereIndex
+
+        index = network_index(self._index, self._store)
+        if not isinstance(index, AtmosphereIndex):  # a stranger's, which means something of its own by such names
+            return self._entry(index.get_dataset(text), index)
+        if index is not self._index:
+            self._stack.enter_context(index)
+        return self._published(text, index)
+
+    def _published(self, text: str, index: AtmosphereIndex) -> tuple[Located, Opening]:
+        """The shards of a dataset that an account has published, with the links of its proof."""
+        from atdata.index.network_chain import BrokenLinkError, NetworkChain
+        from atdata.index.network_reading import NetworkStore
+
+        chain = NetworkChain(index.client)
+        self._chain += chain.links
+        try:
+            found = chain.follow(lambda: index.get_dataset(text)).found
+        except BrokenLinkError as broken:
+            self._break(broken.link, broken.error, text)
+            return Located(()), Opening()
+        if found.unchecked:
+            self._notes.append(f"digests by {', '.join(sorted(found.unchecked))} cannot be checked")
+        store = self._store or index.store
+        return found.located, Opening(NetworkStore(index.client, found.buckets, store, cache=self._cache))
 
     def _named(self, text: str) -> tuple[Located, Opening]:
         if self._index is not None:
@@ -135,6 +184,12 @@ class _Verifying:
 
     def _entry(self, entry: Any, index: Any) -> tuple[Located, Opening]:
         """The shards that an index has recorded, with the link that it is."""
+        network = sys.modules.get("atdata.index.network_entry")  # without it, there is no such entry
+        if network is not None and isinstance(entry, network.AtmosphereEntry):
+            from atdata.index.atmosphere import AtmosphereIndex
+
+            asked = index if isinstance(index, AtmosphereIndex) else AtmosphereIndex(entry._client)
+            return self._published(entry.uri, asked)
         link = self._begin("index")
         name = f"{entry.name}@{entry.version}"
         known = isinstance(entry, DatasetEntry)
@@ -151,7 +206,7 @@ class _Verifying:
         return located, Opening(store_for(store, [ref.url for ref in located.shards]))
 
     def _at(self, place: Any) -> tuple[Located, Opening]:
-        opening = Opening(self._store)
+        opening = Opening(self._store, self._cache)
         try:
             return self._recorded(locate(place, opening)), opening
         except CommitRecordError as error:

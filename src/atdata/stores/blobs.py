@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from atdata.cid import Link
-from atdata.errors import DatasetNotFoundError, StoreError, UnsafeNameError, XrpcError
+from atdata.errors import DatasetNotFoundError, IntegrityError, StoreError, UnsafeNameError, XrpcError
 from atdata.stores.base import StoredObject
 from atdata.stores.cache import Cache
 from atdata.stores.disk import LocalObject
@@ -148,6 +148,9 @@ class BlobObject(StoredObject):
                 yield memoryview(chunk)
         except XrpcError as error:
             raise _missing(error, self.url) from None
+        except IntegrityError as error:
+            error.url = self.url  # by which it is known, wherever it came from
+            raise
 
     def fetch(self, start: int, stop: int) -> memoryview:
         """The bytes from `start` up to `stop`."""
