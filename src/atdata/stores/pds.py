@@ -221,7 +221,7 @@ class PDSBlobStore(DataStore):
         from atdata.stores.pin_claims import PinClaim, remove_pins
 
         clean = self._writable(prefix)
-        pins = Pins(self.client, self.did)
+        pins = Pins(self.client, self.did, proof=False)
         if pins.first(clean) is None:
             raise DatasetNotFoundError("there is no dataset here", url=pins.url(clean))
         claim = PinClaim(self.client, pins, clean)

@@ -73,9 +73,13 @@ class PinClaim:
         value = Pin(self._prefix, writer=msgspec.to_builtins(writer)).to_value()
         self._cid = self._client.put_record(PIN, self.key, value, swap_record=replaced).cid
 
-    def renew(self) -> None:
-        """Say again that the writer is at work, when that was said a while ago."""
-        if datetime.now(UTC) - self._since > RENEW:
+    def renew(self, *, at_once: bool = False) -> None:
+        """Say again that the writer is at work, when that was said a while ago, or `at_once`.
+
+        Raises:
+            StoreBusyError: another writer took over, thinking this one gone.
+        """
+        if at_once or datetime.now(UTC) - self._since > RENEW:
             try:
                 self._put(self._cid)
             except SwapError:

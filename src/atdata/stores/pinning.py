@@ -24,6 +24,7 @@ from atdata.errors import (
     AtmosphereError,
     DatasetExistsError,
     IntegrityError,
+    StoreBusyError,
     StoreError,
     SwapError,
     XrpcError,
@@ -44,7 +45,6 @@ _UPLOADS = 4  # at a time
 _WAITING = 12  # files that wait for their turn, the shards among them no more than four
 _ASK = 1 << 20  # bytes from which asking whether a blob is there takes less than sending it
 _PIN_BYTES, _PIN_FILES = 64 << 20, 90  # sent and not pinned: what a killed writer has to send again
-_TRIES = 20  # to commit to a repository that others write to
 
 
 class _Part:
@@ -71,7 +71,7 @@ class PinTransaction(Transaction):
         self._store = store
         self._client = client = store.client
         self._prefix = prefix
-        self._pins = pins = Pins(client, store.did)
+        self._pins = pins = Pins(client, store.did, proof=False)  # the own server, just now
         self._most = store.largest
         self._overwrite = overwrite
         self._lock = threading.Lock()
@@ -168,6 +168,7 @@ class PinTransaction(Transaction):
         file = File(name, blob)
         known = self._left.get(name)
         self._files[name] = file
+        self._there[file.sha256] = blob
         if known is None or known.sha256 != file.sha256:
             self._unpinned.append(file)
 
@@ -279,20 +280,20 @@ class PinTransaction(Transaction):
         return max((part.number for part in self._parts if part.files), default=0)
 
     def _decide(self, first: Pin) -> None:
-        """Write part 0, provided that nobody has taken over; with that the dataset is there."""
-        from atdata.atmosphere.client import Write
+        """Write part 0, provided that nobody has taken over, or has written it; with that the dataset is there.
 
-        write = Write("create" if self._old is None else "update", PIN, key_of(self._prefix), first.to_value())
+        Held to by records, not by the repository's commit: an account may be written to all the time.
+        """
+        self._claim.renew(at_once=True)
         self._deciding = True
-        for left in reversed(range(_TRIES)):
-            commit = self._client.latest_commit()
-            self._claim.check()
-            try:
-                self._client.apply_writes([write], swap_commit=commit)
-                break
-            except SwapError:  # something else in the repository changed: look again
-                if not left:
-                    raise
+        try:
+            replaced = None if self._old is None else self._old.record_cid
+            self._client.put_record(PIN, key_of(self._prefix), first.to_value(), swap_record=replaced)
+        except SwapError:
+            raise StoreBusyError(
+                "another writer has changed the dataset here meanwhile; what it wrote counts",
+                url=self._pins.url(self._prefix),
+            ) from None
         self._committed = True
 
     def _clear_up(self, kept: int) -> None:

@@ -146,11 +146,13 @@ class Pins:
     Args:
         client: who asks.
         did: the account.
+        proof: whether the account's signature is asked for, and not only its server's word.
     """
 
-    def __init__(self, client: Atmosphere, did: str) -> None:
+    def __init__(self, client: Atmosphere, did: str, *, proof: bool = True) -> None:
         self._client = client
         self._did = did
+        self._proof = proof
 
     def url(self, prefix: str) -> str:
         """The place of a prefix."""
@@ -160,7 +162,7 @@ class Pins:
         """One record; None where there is none."""
         from atdata.atmosphere.syntax import AtUri
 
-        found = self._client.get_record(AtUri(self._did, PIN, key_of(prefix, part, series)))
+        found = self._client.get_record(AtUri(self._did, PIN, key_of(prefix, part, series)), proof=self._proof)
         if found is None:
             return None
         pin = Pin.of(found.value, found.cid, url=str(found.uri))
