@@ -72,6 +72,11 @@ class Access:
         """Whether a shard, where it lies on a server, is brought into a cache."""
         return self._cache is not None or self._opening.account_store(ref.url) is not None
 
+    @cached_property
+    def asks(self) -> bool:
+        """Whether what is fetched of samples may depend on what somebody asks of them."""
+        return self.far and not self.cached
+
     @property
     def workers(self) -> int:
         """How many threads reading takes: as many as the machine has cores, or as a server has answers at a time."""
@@ -307,7 +312,7 @@ class Access:
         found = self._open(number)
         shard = found.shard
         if isinstance(shard, RemoteShard):
-            return shard.window(row, row + 1).sample(sample_type, row)
+            return shard.sample(sample_type, row)
         if isinstance(shard, BufferShard) and shard.manifest is not None:
             if not found.checked:
                 checks.check_rows(shard, slice(row, row + 1))

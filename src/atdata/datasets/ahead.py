@@ -12,6 +12,8 @@ from atdata.errors import ForkError
 
 __all__ = ["BUDGET", "Ahead", "Pool", "Task"]
 
+_WAITERS = 64  # short ranges in flight
+
 BUDGET = 256 << 20  # bytes under way, waiting, or in the reader's hands
 
 T = TypeVar("T")
@@ -24,19 +26,22 @@ class Task(NamedTuple, Generic[T]):
         size: bytes that it will hold.
         jobs: what is done in the background, each by itself.
         finish: makes the thing of the jobs' results, when it is its turn, in the reader's thread.
+        light: which of the jobs, from the end, wait more than they work, so that many of them are done at a time.
     """
 
     size: int
     jobs: Sequence[Callable[[], Any]]
     finish: Callable[[list[Any]], T]
+    light: int = 0
 
 
 class Pool:
-    """Threads, of which there are none before the first job."""
+    """Threads, of which there are none before the first job; and others for jobs that mostly wait."""
 
     def __init__(self, workers: int) -> None:
         self._workers = workers
         self._threads: ThreadPoolExecutor | None = None
+        self._waiters: ThreadPoolExecutor | None = None
 
     def submit(self, job: Callable[..., T], *args: Any) -> Future[T]:
         """Have a job done."""
@@ -44,10 +49,19 @@ class Pool:
             self._threads = ThreadPoolExecutor(self._workers, thread_name_prefix="atdata-ahead")
         return self._threads.submit(job, *args)
 
+    def submit_all(self, task: Task[Any]) -> list[Future[Any]]:
+        """Have the jobs of a task done."""
+        heavy = len(task.jobs) - task.light
+        if task.light and self._waiters is None:
+            self._waiters = ThreadPoolExecutor(_WAITERS, thread_name_prefix="atdata-ahead")
+        light = [self._waiters.submit(job) for job in task.jobs[heavy:]] if self._waiters is not None else []
+        return [self.submit(job) for job in task.jobs[:heavy]] + light
+
     def close(self, *, wait: bool) -> None:
         """Begin no job that has not begun, and let the threads end; `wait` for that, too."""
-        if self._threads is not None:
-            self._threads.shutdown(wait=wait, cancel_futures=True)
+        for threads in (self._threads, self._waiters):
+            if threads is not None:
+                threads.shutdown(wait=wait, cancel_futures=True)
 
 
 class Ahead(Generic[T]):
@@ -84,7 +98,7 @@ def _run(tasks: Iterator[Task[T]], pool: Pool, budget: int) -> Generator[T, None
                 held -= waiting[0][0].size
                 yield _made(*waiting.popleft())
                 _same_process(owner)
-            waiting.append((task, [pool.submit(job) for job in task.jobs]))
+            waiting.append((task, pool.submit_all(task)))
             held += task.size
             # What is ready goes out at once: the reader can work while the rest is under way.
             while waiting and not waiting[0][1]:

@@ -125,6 +125,7 @@ class SampleBatch(Generic[T]):
         """
         from atdata.integrations.torch import tensors
 
+        self._expect_all()
         return tensors({name: self[name] for name in self.fields}, self.valid)
 
     def to_jax(self) -> dict[str, Any]:
@@ -135,26 +136,33 @@ class SampleBatch(Generic[T]):
         """
         from atdata.integrations.jax import arrays
 
+        self._expect_all()
         return arrays({name: self[name] for name in self.fields})
 
     def to_arrow(self) -> pa.Table:
         """The batch as an Arrow table; see `atdata.datasets.arrow` for the column types."""
         from atdata.datasets.arrow import batch_table
 
+        self._expect_all()
         return batch_table(self)
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The places it came from mean nothing in another process, so the samples go along.
         return (SampleBatch, (self.samples, self._type, self._valid))
 
+    def _expect_all(self) -> None:
+        """Have all columns brought at once, where they lie far away."""
+        if self._samples is None and self._lying is not None and not issubclass(self._type, Mapping):
+            self._lying.expect(self._type, self.fields)
+
     def _column(self, field: str) -> Any:
+        if not issubclass(self._type, Mapping) and field not in self.fields:
+            raise KeyError(f"{self._type.__name__} has no field {field!r}; it has {', '.join(self.fields)}")
         if self._samples is None and self._lying is not None:
             found = self._lying.column(self._type, field)
             if found is not None:
                 return found
         samples: list[Any] = self.samples
-        if not issubclass(self._type, Mapping) and field not in self.fields:
-            raise KeyError(f"{self._type.__name__} has no field {field!r}; it has {', '.join(self.fields)}")
         try:
             values = [s[field] if isinstance(s, Mapping) else getattr(s, field) for s in samples]
         except (KeyError, AttributeError):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from atdata.datasets.selection import Places
 from atdata.errors import AtdataError
 from atdata.samples import codec
 from atdata.samples.fields import Array, EnumOf, FieldType, LiteralOf, OptionalOf, Primitive
@@ -41,6 +42,13 @@ class Lying(abc.ABC):
     def column(self, sample_type: type, field: str) -> Any:
         """One field of all samples, new and the caller's own; None where only decoding can tell."""
 
+    @abc.abstractmethod
+    def shards(self) -> Iterable[BufferShard]:
+        """What holds the samples."""
+
+    def expect(self, sample_type: type, fields: Sequence[str]) -> None:  # noqa: B027  (most have them at hand)
+        """Take note that all these columns will be asked for."""
+
 
 class Run(NamedTuple):
     """A run of samples in one shard with a manifest: from number `start` up to `stop`."""
@@ -48,6 +56,7 @@ class Run(NamedTuple):
     shard: BufferShard
     start: int
     stop: int
+    number: int = 0  # of the shard
 
 
 class Runs(Lying):
@@ -61,21 +70,31 @@ class Runs(Lying):
 
     def samples(self, sample_type: type) -> list[Any]:
         """The samples; arrays are read-only views."""
-        return [sample for shard, start, stop in self._runs for sample in shard.samples(sample_type, start, stop)]
+        return [sample for shard, start, stop, _ in self._runs for sample in shard.samples(sample_type, start, stop)]
 
     def keyed(self, sample_type: type) -> Iterator[tuple[str, str, Any]]:
         """URL of the shard, key and sample."""
-        for shard, start, stop in self._runs:
+        for shard, start, stop, _ in self._runs:
             for key, sample in shard.keyed(sample_type, start, stop):
                 yield shard.url, key, sample
 
     def column(self, sample_type: type, field: str) -> Any:
         """One field of all samples, new and the caller's own; None where only decoding can tell."""
         pieces, at = [], 0
-        for shard, start, stop in self._runs:
+        for shard, start, stop, _ in self._runs:
             pieces.append(_Piece(shard, slice(start, stop), slice(at, at + stop - start)))
             at += stop - start
         return _column(sample_type, field, pieces, at)
+
+    def shards(self) -> Iterable[BufferShard]:
+        """What holds the samples."""
+        return (run.shard for run in self._runs)
+
+    def places(self) -> Places:
+        """Where they lie."""
+        numbers = [np.full(run.stop - run.start, run.number, np.int64) for run in self._runs]
+        rows = [np.arange(run.start, run.stop) for run in self._runs]
+        return Places(np.concatenate(numbers), np.concatenate(rows))
 
 
 class Stretch:
@@ -85,9 +104,17 @@ class Stretch:
         shards: where the samples lie; each shard, or part of one, holds what is said of it here.
         which: for each sample, the number of its shard in `shards`.
         rows: for each sample, its row there, int64.
+        numbers: for each sample, the number of its shard in the dataset, where somebody may want to know.
     """
 
-    def __init__(self, shards: Sequence[BufferShard], which: NDArray[np.intp], rows: NDArray[np.int64]) -> None:
+    def __init__(
+        self,
+        shards: Sequence[BufferShard],
+        which: NDArray[np.intp],
+        rows: NDArray[np.int64],
+        numbers: NDArray[np.int64] | None = None,
+    ) -> None:
+        self._numbers = numbers
         self._shards = shards
         self._which = which
         self._rows = rows
@@ -117,6 +144,15 @@ class Stretch:
         """URL of the shard and key of a sample."""
         shard = self._shards[int(self._which[number])]
         return shard.url, shard.key(int(self._rows[number]))
+
+    def places(self, start: int, stop: int) -> Places:
+        """Where the samples from `start` up to `stop` lie."""
+        assert self._numbers is not None
+        return Places(self._numbers[start:stop], self._rows[start:stop])
+
+    def shards(self, start: int, stop: int) -> Iterable[BufferShard]:
+        """What holds the samples from `start` up to `stop`."""
+        return [self._shards[number] for number in np.unique(self._which[start:stop]).tolist()]
 
     def keyed(self, sample_type: type, start: int, stop: int) -> Iterator[tuple[str, str, Any]]:
         """URL of the shard, key and sample, from `start` up to `stop`."""
@@ -150,12 +186,10 @@ class Stretch:
 
     def _payloads(self) -> tuple[list[int], list[int], list[int]]:
         """For each sample: the number of its shard, and where in that shard's buffer it begins and ends."""
-        begins, sizes = np.empty(len(self), np.int64), np.empty(len(self), np.int64)
+        begins, ends = np.empty(len(self), np.int64), np.empty(len(self), np.int64)
         for shard, rows, at in self._pieces(0, len(self)):
-            assert shard.manifest is not None
-            begins[at] = shard.manifest.offsets[rows] - shard.base
-            sizes[at] = shard.manifest.sizes[rows]
-        return self._which.tolist(), begins.tolist(), (begins + sizes).tolist()
+            begins[at], ends[at] = shard.payloads(rows)
+        return self._which.tolist(), begins.tolist(), ends.tolist()
 
     def column(self, sample_type: type, field: str, start: int, stop: int) -> Any:
         """One field of the samples from `start` up to `stop`; None where only decoding can tell."""
@@ -240,6 +274,9 @@ class _Part(Lying):
     def column(self, sample_type: type, field: str) -> Any:
         return self._stretch.column(sample_type, field, self._start, self._stop)
 
+    def shards(self) -> Iterable[BufferShard]:
+        return self._stretch.shards(self._start, self._stop)
+
 
 def joined(parts: Sequence[Lying]) -> Lying:
     """Several, one after the other."""
@@ -276,6 +313,9 @@ class _Joined(Lying):
                 at += len(array)
             return out
         return stack([value for column in columns for value in _rows(column)])
+
+    def shards(self) -> Iterable[BufferShard]:
+        return (shard for part in self._parts for shard in part.shards())
 
 
 def _rows(column: Any) -> list[Any]:
@@ -331,8 +371,7 @@ class _Spread:
         self._buffers = [shard.buffer for shard in stretch._shards]
         offsets = np.empty(len(stretch), np.int64)
         for shard, rows, at in stretch._pieces(0, len(stretch)):
-            assert shard.manifest is not None
-            offsets[at] = shard.manifest.array(field).offsets[rows] - shard.base
+            offsets[at] = shard.elements(field, rows)
         self._which = stretch._which.tolist()
         self._offsets = offsets.tolist()
 

@@ -10,12 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from atdata.datasets.ahead import Ahead
+from atdata.datasets.asking import Asked
 from atdata.datasets.batch import SampleBatch
-from atdata.datasets.columns import Run, Runs, Stretch, joined
+from atdata.datasets.columns import Lying, Run, Runs, Stretch, joined
+from atdata.datasets.demand import Demand
 from atdata.datasets.fetching import Fetching, Wanted
 from atdata.datasets.order import Order
 from atdata.datasets.resolving import View
-from atdata.datasets.selection import Selection
+from atdata.datasets.selection import Places, Selection
 from atdata.datasets.sequence import Piece, pieces
 from atdata.datasets.share import Deal
 from atdata.shards.reader import BufferShard
@@ -66,6 +68,7 @@ def in_sequence(
     sample_type: type,
     progress: Progress,
     register: Register,
+    demand: Demand,
 ) -> Iterator[Any]:
     """Samples as they are stored, one shard after the other; batches of `size`, the last of which may be smaller.
 
@@ -77,13 +80,14 @@ def in_sequence(
         sample_type: the class of the samples after all steps.
         progress: counts what is given out.
         register: is told what works in the background.
+        demand: which fields are fetched of samples on servers.
     """
     left = (1 << 62 if limit is None else limit) - start
     if left <= 0 or (start and start >= view.access.length()):
         progress.finish(start)
         return
     number, row = view.access.place(start) if start else (0, 0)
-    reading = pieces(view.access, range(number, len(view.access.refs)), row)
+    reading = pieces(view.access, range(number, len(view.access.refs)), row, demand=demand)
     register(reading)
     if size is None:
         some = _samples(view, reading, row, progress)
@@ -91,7 +95,7 @@ def in_sequence(
         progress.finish(start + progress.done)
         return
     count = 0
-    for batch in _batches(view, reading, row, size, left, sample_type):
+    for batch in _batches(view, reading, row, size, left, sample_type, demand):
         count += len(batch)
         progress.done += 1
         if len(batch) < size:
@@ -117,7 +121,7 @@ def _samples(view: View, reading: Iterable[Piece], row: int, progress: Progress)
 
 
 def _batches(
-    view: View, reading: Iterable[Piece], row: int, size: int, left: int, sample_type: type
+    view: View, reading: Iterable[Piece], row: int, size: int, left: int, sample_type: type, demand: Demand
 ) -> Iterator[SampleBatch[Any]]:
     runs: list[Run] = []
     have = 0
@@ -127,14 +131,15 @@ def _batches(
             at = start
             while at < stop and left:
                 n = min(size - have - len(waiting), stop - at, left)
-                runs.append(Run(shard, at, at + n))
+                runs.append(Run(shard, at, at + n, number))
                 at, have, left = at + n, have + n, left - n
                 if have + len(waiting) == size:
-                    yield _batch(view, waiting, runs, sample_type)
+                    yield _batch(view, waiting, runs, sample_type, demand)
                     runs, have, waiting = [], 0, []
         else:
             # From here on samples are decoded; what waits of earlier shards is decoded with them.
-            waiting += view.lying(Runs(runs)).samples(sample_type)
+            if runs:
+                waiting += _lying(view, runs, demand).samples(sample_type)
             runs, have = [], 0
             count = start
             for sample in view.shard(shard, start, stop):
@@ -152,14 +157,18 @@ def _batches(
         if left == 0:
             break
     if runs or waiting:
-        yield _batch(view, waiting, runs, sample_type)
+        yield _batch(view, waiting, runs, sample_type, demand)
 
 
-def _batch(view: View, waiting: list[Any], runs: list[Run], sample_type: type) -> SampleBatch[Any]:
-    lying = view.lying(Runs(runs))
+def _batch(view: View, waiting: list[Any], runs: list[Run], sample_type: type, demand: Demand) -> SampleBatch[Any]:
     if not waiting:
-        return SampleBatch.of_lying(lying, sample_type)
-    return SampleBatch(waiting + lying.samples(sample_type), sample_type)
+        return SampleBatch.of_lying(_lying(view, runs, demand), sample_type)
+    return SampleBatch(waiting + (_lying(view, runs, demand).samples(sample_type) if runs else []), sample_type)
+
+
+def _lying(view: View, runs: list[Run], demand: Demand) -> Lying:
+    lying = Runs(runs)
+    return view.lying(Asked(view.access, lying.places, lying, demand) if view.access.asks else lying)
 
 
 def exactly(
@@ -170,6 +179,7 @@ def exactly(
     sample_type: type,
     progress: Progress,
     register: Register,
+    demand: Demand,
     *,
     single: bool,
     budget: int,
@@ -184,6 +194,7 @@ def exactly(
         sample_type: the class of the samples after all steps.
         progress: counts the batches.
         register: is told what works in the background.
+        demand: which fields are fetched of samples on servers.
         single: give samples, not batches of one.
         budget: most bytes to hold of shards on servers.
     """
@@ -193,7 +204,8 @@ def exactly(
     each = max(1, sum(view.access.sizes()) // max(1, view.access.length()))
     near = view.access.settled  # nothing is fetched, and nothing held
     most = _MOST if near else max(1, min(_MOST, _AT_ONCE // each, budget // 2 // each))
-    reading = Fetching(view.access, _wanted(selection, order, deal, most, apart=not near), budget=budget).read()
+    wanted = _wanted(selection, order, deal, most, apart=not near, tells=demand.asks)
+    reading = Fetching(view.access, wanted, demand, budget=budget).read()
     register(reading)
     if single:
         for stretch in reading:
@@ -207,13 +219,24 @@ def exactly(
         valid = deal.valid(progress.done) if pads else None
         progress.done += 1
         if view.lies:
-            found = [stretch.part(start, stop) for stretch, start, stop in parts]
-            lying = view.lying(found[0] if len(found) == 1 else joined(found))
-            yield SampleBatch.of_lying(lying, sample_type, valid)
+            yield SampleBatch.of_lying(_parts(view, parts, demand), sample_type, valid)
         else:
             samples = [sample for part in parts for sample in view.decoded(*part)]
             yield SampleBatch(samples, sample_type, valid)
     progress.finish(deal.end)
+
+
+def _parts(view: View, parts: list[tuple[Stretch, int, int]], demand: Demand) -> Lying:
+    found = [stretch.part(start, stop) for stretch, start, stop in parts]
+    lying = found[0] if len(found) == 1 else joined(found)
+    if not view.access.asks:
+        return view.lying(lying)
+
+    def places() -> Places:
+        each = [stretch.places(start, stop) for stretch, start, stop in parts]
+        return Places(*(np.concatenate(numbers) for numbers in zip(*each, strict=True)))
+
+    return view.lying(Asked(view.access, places, lying, demand))
 
 
 def _batched(reading: Iterable[Stretch], size: int) -> Iterator[list[tuple[Stretch, int, int]]]:
@@ -237,8 +260,11 @@ def _batched(reading: Iterable[Stretch], size: int) -> Iterator[list[tuple[Stret
         yield parts
 
 
-def _wanted(selection: Selection, order: Order, deal: Deal, most: int, *, apart: bool) -> Iterator[Wanted]:
-    """The samples of the deal's batches, at most so many at once; `apart`, never of two groups of the order."""
+def _wanted(selection: Selection, order: Order, deal: Deal, most: int, *, apart: bool, tells: bool) -> Iterator[Wanted]:
+    """The samples of the deal's batches, at most so many at once; `apart`, never of two groups of the order.
+
+    Where the first batch `tells` what is wanted of the others, it comes by itself.
+    """
     held: list[NDArray[np.int64]] = []
 
     def together() -> Wanted:
@@ -246,8 +272,10 @@ def _wanted(selection: Selection, order: Order, deal: Deal, most: int, *, apart:
         held.clear()
         return Wanted(selection.places(order.numbers(positions)))
 
+    if tells:
+        yield Wanted(selection.places(order.numbers(deal.wrap(deal.positions(0, 1)))))
     at_once = max(1, most // deal.size)
-    for first in range(0, len(deal), at_once):
+    for first in range(int(tells), len(deal), at_once):
         positions = deal.wrap(deal.positions(first, min(first + at_once, len(deal))))
         if not apart:
             yield Wanted(selection.places(order.numbers(positions)))

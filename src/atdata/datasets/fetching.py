@@ -16,8 +16,9 @@ from atdata.datasets import checks
 from atdata.datasets.access import Access
 from atdata.datasets.ahead import BUDGET, Ahead, Pool, Task
 from atdata.datasets.columns import Stretch
+from atdata.datasets.demand import Demand
 from atdata.datasets.opener import Opened
-from atdata.datasets.remote import RemoteShard
+from atdata.datasets.remote import Fields, Load, RemoteShard
 from atdata.datasets.selection import Places
 from atdata.errors import IntegrityError
 from atdata.shards.reader import BufferShard
@@ -48,12 +49,16 @@ class Fetching:
         access: the shards.
         wanted: what to read; it is asked as far ahead as the budget allows, and what would take more than half of that
             is read in several stretches.
+        demand: which fields of samples on servers are fetched; by default all.
         budget: most bytes that are held of shards on servers. What belongs together and is larger is read alone.
     """
 
-    def __init__(self, access: Access, wanted: Iterator[Wanted], *, budget: int = BUDGET) -> None:
+    def __init__(
+        self, access: Access, wanted: Iterator[Wanted], demand: Demand | None = None, *, budget: int = BUDGET
+    ) -> None:
         self._access = access
         self._wanted = wanted
+        self._demand = demand or Demand()
         self._budget = budget
         self._versions: dict[int, Any] = {}
         self._opens: dict[int, Future[Opened]] = {}
@@ -73,7 +78,8 @@ class Fetching:
                 for number in np.unique(coming.places.shards).tolist():
                     if number not in self._opens and not self._access.is_open(number):
                         self._opens[number] = pool.submit(self._access.current, number)
-            yield from self._cut(wanted, groups, shards)
+            fields = () if self._demand.untold(len(wanted.places.rows)) else self._demand.ahead()
+            yield from self._cut(wanted, groups, shards, fields)
 
     def _open(self, pool: Pool, number: int) -> Opened:
         """Shard `number`; an epoch is of one version of it."""
@@ -96,41 +102,42 @@ class Fetching:
 
     # -- what has to be done for some samples ----------------------------------------------------------------
 
-    def _cut(self, wanted: Wanted, groups: list[_Group], shards: dict[int, Opened]) -> Iterator[Task[Stretch]]:
+    def _cut(
+        self, wanted: Wanted, groups: list[_Group], shards: dict[int, Opened], fields: Fields
+    ) -> Iterator[Task[Stretch]]:
         """The tasks for some samples; several where they would take too much of the budget at once."""
         count = len(wanted.places.rows)
         size = 0
         for group in groups:
             shard = shards[group.number].shard
             if isinstance(shard, RemoteShard):
-                size += int(shard.manifest.sizes[group.rows].sum())
+                size += shard.weight(group.rows, fields)
         if size <= self._budget // 2 or count <= wanted.batch:
-            yield self._task(count, groups, shards)
+            yield self._task(wanted.places, groups, shards, fields)
             return
         middle = -(-count // wanted.batch) // 2 * wanted.batch
         for some in (slice(0, middle), slice(middle, count)):
             places = Places(wanted.places.shards[some], wanted.places.rows[some])
-            yield from self._cut(Wanted(places, wanted.batch), _by_shard(places), shards)
+            yield from self._cut(Wanted(places, wanted.batch), _by_shard(places), shards, fields)
 
-    def _task(self, count: int, groups: list[_Group], shards: dict[int, Opened]) -> Task[Stretch]:
+    def _task(self, places: Places, groups: list[_Group], shards: dict[int, Opened], fields: Fields) -> Task[Stretch]:
         """What has to be done before the samples can be given out."""
-        which = np.empty(count, np.intp)
-        rows = np.empty(count, np.int64)
-        buffers: list[BufferShard | None] = []
-        jobs: list[Callable[[], BufferShard | None]] = []
+        which = np.empty(len(places.rows), np.intp)
+        rows = np.empty(len(places.rows), np.int64)
+        buffers: list[BufferShard | Load] = []
+        jobs: list[Callable[[], Any]] = []
         size = 0
         for number, at, these in groups:
             found = shards[number]
             rows[at] = these
             if isinstance(found.shard, RemoteShard):
-                unique, places = np.unique(these, return_inverse=True)
+                unique, inverse = np.unique(these, return_inverse=True)
                 owner = np.empty(len(unique), np.intp)
-                for request in found.shard.requests(unique):
-                    owner[np.searchsorted(unique, request.rows)] = len(buffers)
-                    buffers.append(None)
-                    jobs.append(request.fetch)
-                    size += request.size
-                which[at] = owner[places]
+                for load in found.shard.loads(unique, fields):
+                    owner[np.searchsorted(unique, load.rows)] = len(buffers)
+                    buffers.append(load)
+                    size += load.size
+                which[at] = owner[inverse]
                 continue
             assert isinstance(found.shard, BufferShard)
             which[at] = len(buffers)
@@ -139,7 +146,11 @@ class Fetching:
                 jobs += self._checks(number, found, these)
                 if found.shard.manifest is not None:  # hashing is not done without end ahead of the reader either
                     size += int(found.shard.manifest.sizes[these].sum())
-        return Task(size, jobs, partial(_stretch, buffers, which, rows))
+        # Checks come first, which give nothing; then what is fetched whole, and at last what is fetched by fields.
+        loads = sorted((b for b in buffers if isinstance(b, Load)), key=lambda load: load.light)
+        light = sum(len(load.jobs) for load in loads if load.light)
+        finish = partial(_stretch, buffers, loads, len(jobs), which, rows, places.shards)
+        return Task(size, [*jobs, *(job for load in loads for job in load.jobs)], finish, light)
 
     def _checks(self, number: int, found: Opened, rows: NDArray[np.int64]) -> list[Callable[[], None]]:
         shard = found.shard
@@ -190,11 +201,19 @@ def _by_shard(places: Places) -> list[_Group]:
 
 
 def _stretch(
-    buffers: list[BufferShard | None],
+    buffers: list[BufferShard | Load],
+    loads: list[Load],
+    checks: int,
     which: NDArray[np.intp],
     rows: NDArray[np.int64],
-    results: list[BufferShard | None],
+    numbers: NDArray[np.int64],
+    results: list[Any],
 ) -> Stretch:
-    """The samples, once all jobs are done; each fetched range takes the place that was kept for it."""
-    fetched = iter([result for result in results if result is not None])
-    return Stretch([next(fetched) if buffer is None else buffer for buffer in buffers], which, rows)
+    """The samples, once all jobs are done; what was fetched takes the place that was kept for it."""
+    fetched: dict[int, BufferShard] = {}
+    at = checks
+    for load in loads:
+        fetched[id(load)] = load.finish(results[at : at + len(load.jobs)])
+        at += len(load.jobs)
+    held = [fetched[id(buffer)] if isinstance(buffer, Load) else buffer for buffer in buffers]
+    return Stretch(held, which, rows, numbers)

@@ -87,7 +87,7 @@ def _several(dataset: Dataset[Any], wanted: NDArray[np.int64]) -> Iterator[Any]:
         for number, key, sample in access.rows(places, view.stored_type):
             yield from (made for _, made in view.of(access.refs[number].url, [(key, sample)]))
         return
-    for stretch in Fetching(access, iter([Wanted(places)])).read():
+    for stretch in Fetching(access, iter([Wanted(places)]), view.demand()).read():
         yield from view.decoded(stretch, 0, len(stretch))
 
 

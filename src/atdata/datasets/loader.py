@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from atdata.datasets import buffered, epoch
 from atdata.datasets.ahead import BUDGET, Ahead
+from atdata.datasets.demand import Demand
 from atdata.datasets.epoch import Progress
 from atdata.datasets.order import Order, order_key
 from atdata.datasets.plan import Plan, make_plan
@@ -18,9 +19,11 @@ from atdata.datasets.state import FORMAT, check_state, steps_digest, type_digest
 from atdata.datasets.steps import Filter, Take, ValueStep
 from atdata.errors import DatasetError
 from atdata.forks import cached_property
+from atdata.shards.extract import fields_of
 
 if TYPE_CHECKING:
     from atdata.datasets.dataset import Dataset
+    from atdata.datasets.resolving import View
     from atdata.integrations.torch import TorchBatches
 
 __all__ = ["Loader", "Settings"]
@@ -84,6 +87,7 @@ class Loader(Generic[T]):
         self._epoch = epoch
         self._start = 0
         self._progress: Progress | None = None
+        self._demand = Demand()
         self._inherited: Ranks | None = None
         self._readings: weakref.WeakSet[Ahead[Any]] = weakref.WeakSet()
         self._iterators: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -142,6 +146,7 @@ class Loader(Generic[T]):
         """
         from atdata.integrations.torch import TorchBatches
 
+        self._demand.ask(None)  # it takes every column of every batch
         return TorchBatches(self)
 
     # -- how much there is -----------------------------------------------------------------------------------
@@ -245,14 +250,16 @@ class Loader(Generic[T]):
             if taken is not None:
                 limit, values = taken
                 view = dataset._view(values)
-                return epoch.in_sequence(view, limit, start, size, sample_type, progress, self._readings.add)
+                demand = self._wanted_of(view)
+                return epoch.in_sequence(view, limit, start, size, sample_type, progress, self._readings.add, demand)
         if dataset.seekable and not (plain and start == 0 and self._only_scanned()):
             _, selection, values = dataset._resolved()
             deal = self._deal(share, start, len(selection))
             progress.end = deal.end
             order = self._order(len(selection))
+            view = dataset._view(values)
             return epoch.exactly(
-                dataset._view(values), selection, order, deal, sample_type, progress, self._readings.add,
+                view, selection, order, deal, sample_type, progress, self._readings.add, self._wanted_of(view),
                 single=single, budget=settings.budget,
             )  # fmt: skip
         if dataset.located is None and settings.seed is not None:
@@ -267,6 +274,13 @@ class Loader(Generic[T]):
             keyed = buffered.shuffled(dataset._view(()), dataset.steps, key)
         deal = self._deal(share, start, 0)
         return epoch.dealt((sample for _, sample in keyed), deal, sample_type, progress, single=single)
+
+    def _wanted_of(self, view: View) -> Demand:
+        """Which fields are fetched of samples on servers: of batches those that somebody asks for."""
+        size = self._settings.batch_size
+        if size is None or not view.lies or not view.access.asks:
+            return view.demand()
+        return self._demand.begin(fields_of(view.stored_type), size)
 
     def _only_taken(self) -> tuple[int | None, tuple[ValueStep, ...]] | None:
         """How many samples there are at most, and what is made of each; None where steps choose among them."""

@@ -301,7 +301,7 @@ class _Reading:
         made = any(view.stored_type is not sample_type or view.left for view in views)
         readings: list[Ahead[Stretch]] = []
         for number, view in enumerate(views):
-            reading = Fetching(view.access, self._wanted(number), budget=self._budget).read()
+            reading = Fetching(view.access, self._wanted(number), view.demand(), budget=self._budget).read()
             self._register(reading)
             readings.append(reading)
         streams = [_Stream(reading) for reading in readings]

@@ -9,11 +9,13 @@ import numpy as np
 
 from atdata.datasets.access import Access
 from atdata.datasets.columns import Lying, Stretch
+from atdata.datasets.demand import Demand
 from atdata.datasets.fetching import Fetching, Wanted
 from atdata.datasets.seeing import Decoded, Passed, Seen, column_lens, decoding
 from atdata.datasets.selection import Selection
 from atdata.datasets.steps import NarrowingStep, Step, ValueStep
 from atdata.errors import DatasetError, StepError
+from atdata.shards.extract import fields_of
 from atdata.shards.reader import BufferShard, Shard
 
 __all__ = ["Resolved", "View", "resolve"]
@@ -48,6 +50,10 @@ class View:
         """Whether samples still look so: lenses do what they did."""
         return self.decoding.holds
 
+    def demand(self) -> Demand:
+        """The fields that it takes to make these samples."""
+        return Demand(fields_of(self.stored_type))
+
     def lying(self, stored: Lying) -> Lying:
         """Stored samples as they look here, when they `lie`."""
         if self.decoding.passing is not None:
@@ -76,7 +82,7 @@ class View:
             Wanted(selection.places(np.arange(start, min(start + at_once, len(selection)))))
             for start in range(0, len(selection), at_once)
         )
-        for stretch in Fetching(self.access, wanted).read():
+        for stretch in Fetching(self.access, wanted, self.demand()).read():
             for url, key, sample in stretch.keyed(self.stored_type, 0, len(stretch)):
                 yield url, key, self._one(url, key, sample)
 

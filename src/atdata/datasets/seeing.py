@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from atdata.datasets.columns import Lying, stack
@@ -20,6 +20,7 @@ from atdata.samples.dictsample import DictSample
 from atdata.samples.fields import Array
 from atdata.samples.packable import only_keeps
 from atdata.samples.schema import Schema
+from atdata.shards.reader import BufferShard
 
 __all__ = ["AsType", "Decoded", "Passed", "Seen", "column_lens", "decoding", "lens_to"]
 
@@ -228,6 +229,15 @@ class Passed(Lying):
         make = self._passing.made.get(field)
         return None if make is None else stack([make() for _ in range(len(self._lying))])
 
+    def shards(self) -> Iterable[BufferShard]:
+        """What holds the stored samples."""
+        return self._lying.shards()
+
+    def expect(self, sample_type: type, fields: Sequence[str]) -> None:
+        """Take note that all these columns will be asked for."""
+        origins = (self._passing.fields.get(field) for field in fields)
+        self._lying.expect(self._stored_type, list({origin: None for origin in origins if origin is not None}))
+
 
 class Seen(Lying):
     """Samples that nobody has decoded yet, seen through a lens.
@@ -261,16 +271,29 @@ class Seen(Lying):
         for url, key, sample in self._lying.keyed(self._stored_type):
             yield url, key, self._one(url, key, sample)
 
+    def shards(self) -> Iterable[BufferShard]:
+        """What holds the stored samples."""
+        return self._lying.shards()
+
+    def expect(self, sample_type: type, fields: Sequence[str]) -> None:
+        """Take note that all these columns will be asked for."""
+        self._lying.expect(self._stored_type, self._reads(fields))
+
     def column(self, sample_type: type, field: str) -> Any:
         """One field of all views, new and the caller's own; None where only looking at each can tell."""
         if field not in {f.name for f in codec.plan(self._lens.view).fields}:
             return None
-        stored = [f.name for f in codec.plan(self._stored_type).fields]
-        reads = self._lens.reads_for([field]) or stored[:1]  # a column at least, which says how many there are
-        columns = {name: self._lying.column(self._stored_type, name) for name in reads}
+        columns = {name: self._lying.column(self._stored_type, name) for name in self._reads([field])}
         if any(column is None for column in columns.values()):
             return None
         try:
             return self._lens.get_columns(columns, [field])[field]
         except LensError:
             return None  # going through the samples names the one that it is
+
+    def _reads(self, fields: Sequence[str]) -> list[str]:
+        """The stored fields that some of the view need; one at least, which says how many samples there are."""
+        stored = codec.plan(self._stored_type).fields
+        reads = self._lens.reads_for(fields)
+        small = min(stored, key=lambda field: isinstance(field.type, Array)).name
+        return [f.name for f in stored if reads is None or f.name in (reads or {small})]

@@ -6,13 +6,14 @@ import itertools
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from atdata.datasets import checks
 from atdata.datasets.access import Access
 from atdata.datasets.ahead import BUDGET, Ahead, Pool, Task
+from atdata.datasets.demand import Demand
 from atdata.datasets.opener import Opened
-from atdata.datasets.remote import RemoteShard
+from atdata.datasets.remote import Load, RemoteShard
 from atdata.shards.reader import BufferShard, Shard
 
 __all__ = ["Piece", "pieces"]
@@ -32,34 +33,41 @@ class Piece(NamedTuple):
     stop: int | None
 
 
-def pieces(access: Access, numbers: Sequence[int] | None = None, row: int = 0, *, budget: int = BUDGET) -> Ahead[Piece]:
+def pieces(
+    access: Access,
+    numbers: Sequence[int] | None = None,
+    row: int = 0,
+    *,
+    demand: Demand | None = None,
+    budget: int = BUDGET,
+) -> Ahead[Piece]:
     """Shards piece by piece, each checked before any byte of it is given out.
 
     Args:
         access: the shards.
         numbers: which of them, in the order wanted; by default all.
         row: the sample of the first one to begin with.
+        demand: which fields of samples on servers are fetched; by default all.
         budget: most bytes of shards on servers that are held.
     """
     wanted = range(len(access.refs)) if numbers is None else numbers
-    return Ahead(partial(_tasks, access, wanted, row), workers=access.workers, budget=budget)
+    tasks = partial(_tasks, access, wanted, row, demand or Demand())
+    return Ahead(tasks, workers=access.workers, budget=budget)
 
 
-def _tasks(access: Access, numbers: Sequence[int], row: int, pool: Pool) -> Iterator[Task[Piece]]:
+def _tasks(access: Access, numbers: Sequence[int], row: int, demand: Demand, pool: Pool) -> Iterator[Task[Piece]]:
     opens: dict[int, Future[Opened]] = {}
     for at, number in enumerate(numbers):
         for following in numbers[at : at + 1 + _OPEN_AHEAD]:
             if following not in opens:
                 opens[following] = pool.submit(_opened, access, following)
-        yield from _pieces(access, number, opens.pop(number).result(), 0 if at else row)
+        yield from _pieces(access, number, opens.pop(number).result(), 0 if at else row, demand)
 
 
-def _pieces(access: Access, number: int, found: Opened, row: int) -> Iterator[Task[Piece]]:
+def _pieces(access: Access, number: int, found: Opened, row: int, demand: Demand) -> Iterator[Task[Piece]]:
     shard = found.shard
     if isinstance(shard, RemoteShard):
-        for start, stop in shard.plan(row):
-            fetch = partial(_fetched, number, shard, start, stop)
-            yield Task(shard.span(start, stop), [fetch], _only)
+        yield from _far(number, shard, row, demand)
     elif found.checked or not isinstance(shard, BufferShard):
         piece = Piece(number, shard, row, len(shard) if shard.manifest is not None else None)
         yield Task(0, [], partial(_ready, piece))
@@ -67,8 +75,27 @@ def _pieces(access: Access, number: int, found: Opened, row: int) -> Iterator[Ta
         yield from _checking(access, number, found, shard, row)
 
 
-def _fetched(number: int, shard: RemoteShard, start: int, stop: int) -> Piece:
-    return Piece(number, shard.window(start, stop), start, stop)
+def _far(number: int, shard: RemoteShard, row: int, demand: Demand) -> Iterator[Task[Piece]]:
+    """Runs of samples of a shard on a server, of which is fetched what is wanted by then."""
+    while row < len(shard):
+        untold = demand.untold(len(shard) - row)
+        if untold:
+            yield _task(number, shard.load(row, row + untold, ()), row, row + untold)
+            row += untold
+            continue
+        fields = demand.ahead()
+        for start, stop in shard.runs(fields, row):
+            yield _task(number, shard.load(start, stop, fields), start, stop)
+            row = stop
+            if demand.ahead() != fields:
+                break
+
+
+def _task(number: int, load: Load, start: int, stop: int) -> Task[Piece]:
+    def finish(results: list[Any]) -> Piece:
+        return Piece(number, load.finish(results), start, stop)
+
+    return Task(load.size, load.jobs, finish, len(load.jobs) if load.light else 0)
 
 
 def _checking(access: Access, number: int, found: Opened, shard: BufferShard, row: int) -> Iterator[Task[Piece]]:

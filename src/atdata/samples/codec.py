@@ -22,7 +22,7 @@ from atdata.samples.decode import explain, from_wire, wire_type
 from atdata.samples.encode import ArrayKind, ArrayWriter, Mismatch, check_dims, pack, small
 from atdata.samples.fields import Array, FieldType, OptionalOf, Primitive, field_type
 
-__all__ = ["Field", "Passes", "Plan", "pass_on", "plan"]
+__all__ = ["Field", "Passes", "Plan", "map_header", "pass_on", "plan"]
 
 MISSING = dataclasses.MISSING
 
@@ -83,7 +83,7 @@ class Plan:
                 exact = f.type.type if isinstance(f.type, Primitive) and f.type.type is not bytes else None
                 self._write.append((key, exact, small(f.type)))
         self.array_fields = [f.name for f in fields if _array_node(f.type)[0] is not None]
-        self._head = _map_header(len(fields))
+        self._head = map_header(len(fields))
         self._values = _getter([f.name for f in fields])
         self.dims = self._named_dims()
         self._wire: tuple[Any, Any] | None = None
@@ -314,7 +314,8 @@ def _array_node(node: FieldType) -> tuple[Array | None, bool]:
     return None, False
 
 
-def _map_header(n: int) -> bytes:
+def map_header(n: int) -> bytes:
+    """The msgpack header of a map of `n` pairs."""
     if n < 16:
         return bytes([0x80 | n])
     return b"\xde" + n.to_bytes(2, "big") if n < 65536 else b"\xdf" + n.to_bytes(4, "big")

@@ -76,15 +76,23 @@ class ArrayColumn:
     shape: tuple[int, ...] | None
     _dtypes: Any = None
     _shapes: Any = None
+    _some: tuple[ArrayColumn, NDArray[np.int64]] | None = None
 
     def describe(self, row: int) -> tuple[np.dtype[Any], tuple[int, ...]]:
         """dtype and shape of the array in `row`."""
         if self.dtype is not None and self.shape is not None:
             return self.dtype, self.shape
+        if self._some is not None:
+            column, rows = self._some
+            return column.describe(int(rows[row]))
         dtype, shape = self._dtypes[row].as_py(), self._shapes[row].as_py()
         if dtype is None:  # which NumPy would take for float64
             raise ValueError("an array has no dtype")
         return np.dtype(dtype), tuple(shape)
+
+    def of(self, rows: NDArray[np.int64], offsets: NDArray[np.int64]) -> ArrayColumn:
+        """The arrays of some samples alone, which lie somewhere else."""
+        return ArrayColumn(offsets, self.dtype, self.shape, _some=(self, rows))
 
     @cached_property
     def stride(self) -> int | None:

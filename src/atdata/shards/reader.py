@@ -86,15 +86,24 @@ class BufferShard(Shard):
 
     def __init__(self, url: str, buffer: memoryview, manifest: Manifest | None = None, *, base: int = 0) -> None:
         self.url = url
-        self.buffer = buffer
+        self._buffer = buffer
         self.base = base
         self.manifest = manifest
         self._walked: tuple[list[str], array[int]] | None = None
         self._numbers: dict[str, int] | None = None
         self._columns: dict[tuple[type, str], bool] = {}
 
+    @property
+    def buffer(self) -> memoryview:
+        """The bytes that are here."""
+        return self._buffer
+
     def __len__(self) -> int:
         return len(self.manifest) if self.manifest is not None else len(self._index()[0])
+
+    def offers(self, fields: Iterable[str] | None) -> bool:
+        """Whether samples of these fields (None: whole samples) are here, of those that this is to hold."""
+        return True
 
     def key(self, row: int) -> str:
         """The key of sample `row`."""
@@ -130,18 +139,37 @@ class BufferShard(Shard):
         at = int(self.manifest.offsets[row]) - self.base
         return self.buffer[at : at + int(self.manifest.sizes[row])]
 
+    def payloads(self, rows: Rows) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Where in the buffer the payloads of some samples begin and end; needs a manifest."""
+        assert self.manifest is not None
+        begins = self.manifest.offsets[rows] - self.base
+        return begins, begins + self.manifest.sizes[rows]
+
+    def elements(self, field: str, rows: Rows) -> NDArray[np.int64]:
+        """Where in the buffer the raw elements of an array field begin; needs a manifest."""
+        column, rows = self._locate(field, rows)
+        return column.offsets[rows] - self.base
+
+    def _locate(self, field: str, rows: Rows) -> tuple[ArrayColumn, Rows]:
+        """Where the arrays of a field lie, and which of them those of some samples are."""
+        assert self.manifest is not None
+        return self.manifest.array(field), rows
+
     def raw(self, start: int = 0, stop: int | None = None) -> Iterator[RawSample]:
         """The samples from `start` up to `stop` as they lie in the archive."""
         if self.manifest is not None:
-            rows = zip(
-                self.manifest.keys[start:stop],
-                self.manifest.offsets[start:stop].tolist(),
-                self.manifest.sizes[start:stop].tolist(),
+            rows = slice(*slice(start, stop).indices(len(self.manifest)))
+            begins, ends = self.payloads(rows)
+            places = zip(
+                self.manifest.keys[rows],
+                self.manifest.offsets[rows].tolist(),
+                begins.tolist(),
+                ends.tolist(),
                 strict=True,
             )
-            buffer, base = self.buffer, self.base
-            for key, offset, size in rows:
-                yield RawSample(key, offset, {"msgpack": buffer[offset - base : offset - base + size]})
+            buffer = self.buffer
+            for key, offset, begin, end in places:
+                yield RawSample(key, offset, {"msgpack": buffer[begin:end]})
             return
         source = BufferSource(self.buffer)
         if start or stop is not None:
@@ -164,13 +192,12 @@ class BufferShard(Shard):
             yield from super().samples(sample_type, start, stop)
             return
         decode = payload_decoder(sample_type)
+        begins, ends = self.payloads(slice(*slice(start, stop).indices(len(self.manifest))))
         buffer = self.buffer
-        starts = self.manifest.offsets[start:stop] - self.base
-        ends = (starts + self.manifest.sizes[start:stop]).tolist()
         row = start
         try:
-            for offset, end in zip(starts.tolist(), ends, strict=True):
-                sample = decode(buffer[offset:end])
+            for begin, end in zip(begins.tolist(), ends.tolist(), strict=True):
+                sample = decode(buffer[begin:end])
                 yield sample
                 row += 1
         except SampleDecodeError as error:
@@ -188,6 +215,13 @@ class BufferShard(Shard):
             error.at(url=self.url, offset=int(self.manifest.offsets[row]), key=self.key(row))
             raise
 
+    def fits(self, sample_type: type) -> bool:
+        """Whether the class has all fields that the manifest describes, or is one that does without."""
+        assert self.manifest is not None
+        plan, manifest = codec.plan(sample_type), self.manifest
+        described = {*manifest.array_fields, *manifest.scalar_fields, *manifest.packed_fields}
+        return plan.ignore_unknown or described <= plan.nodes.keys()
+
     def has_column(self, sample_type: type, field: str) -> bool:
         """Whether `gather` gives the same values of that field as decoding samples of `sample_type` would."""
         known = self._columns.get((sample_type, field))
@@ -200,8 +234,7 @@ class BufferShard(Shard):
         if manifest is None or issubclass(sample_type, DictSample) or not keeps_values(sample_type):
             return False
         plan = codec.plan(sample_type)
-        described = {*manifest.array_fields, *manifest.scalar_fields}
-        if not plan.ignore_unknown and not described <= plan.nodes.keys():
+        if not self.fits(sample_type):
             return False  # decoding says that it is another type
         node = plan.nodes.get(field)
         optional = isinstance(node, OptionalOf)
@@ -240,8 +273,7 @@ class BufferShard(Shard):
 
     def arrays(self, field: str, rows: Rows) -> list[NDArray[Any] | None]:
         """New arrays of an array field for some samples, None where there is none, without decoding any sample."""
-        assert self.manifest is not None
-        column = self.manifest.array(field)
+        column, rows = self._locate(field, rows)
         found: list[NDArray[Any] | None] = []
         for row, offset in zip(_numbers(rows), column.offsets[rows].tolist(), strict=True):
             if offset < 0:
@@ -260,8 +292,7 @@ class BufferShard(Shard):
             out: where they go, of shape (…, *shape) and contiguous.
             at: which rows of `out` they become, as many as there are samples.
         """
-        assert self.manifest is not None
-        column = self.manifest.array(field)
+        column, rows = self._locate(field, rows)
         assert column.shape is not None
         size = out.itemsize * math.prod(column.shape)
         if not size or not len(out):
