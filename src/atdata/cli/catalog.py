@@ -90,7 +90,7 @@ def _table(entries: list[DatasetEntry]) -> Table:
         table.add_row(
             clean(entry.name),
             entry.version,
-            f"{entry.samples:,}",
+            "?" if entry.samples is None else f"{entry.samples:,}",
             size(entry.size),
             "" if entry.schema_ref is None else clean(entry.schema_ref.rpartition("/")[2]),
             f"{entry.created_at.astimezone():%Y-%m-%d}",

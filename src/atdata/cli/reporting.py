@@ -196,13 +196,15 @@ def clean(text: str) -> str:
     )
 
 
-def size(n: int) -> str:
-    """`n` bytes as people say it.
+def size(n: int | None) -> str:
+    """`n` bytes as people say it; None where nobody knows.
 
     Example:
-        >>> size(999), size(1_873_920), size(20_000_000_000)
-        ('999 B', '1.9 MB', '20.0 GB')
+        >>> size(999), size(1_873_920), size(20_000_000_000), size(None)
+        ('999 B', '1.9 MB', '20.0 GB', '?')
     """
+    if n is None:
+        return "?"
     if n < 1000:
         return f"{n} B"
     value = float(n)
@@ -213,11 +215,13 @@ def size(n: int) -> str:
     return f"{value / 1000:,.1f} PB"
 
 
-def count(n: int, what: str) -> str:
-    """`n` of `what`.
+def count(n: int | None, what: str) -> str:
+    """`n` of `what`; None where nobody knows.
 
     Example:
-        >>> count(1, "shard"), count(1797, "sample")
-        ('1 shard', '1,797 samples')
+        >>> count(1, "shard"), count(1797, "sample"), count(None, "sample")
+        ('1 shard', '1,797 samples', '? samples')
     """
+    if n is None:
+        return f"? {what}s"
     return f"{n:,} {what}" if n == 1 else f"{n:,} {what}s"

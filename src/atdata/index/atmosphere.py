@@ -2,36 +2,36 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 from atdata.atmosphere.client import Atmosphere
 from atdata.atmosphere.records import ENTRY, Entry
 from atdata.atmosphere.storage import StorageExternal
-from atdata.atmosphere.syntax import is_did, normal_handle
+from atdata.atmosphere.syntax import AtUri
 from atdata.datasets.dataset import Dataset
-from atdata.errors import CatalogError, EntryFormError, EntryNotFoundError, LoginError, RecordError, StoreError
-from atdata.index.account import Account, check_version, fitted
+from atdata.errors import EntryFormError, EntryNotFoundError, LoginError, RecordError, StoreError
 from atdata.index.base import DatasetEntry
 from atdata.index.details import Details
 from atdata.index.diff import DatasetDiff, diff
-from atdata.index.names import Ref, check_label, check_name, parse_schema_ref
+from atdata.index.names import check_label, check_name, parse_schema_ref
+from atdata.index.network_accounts import Accounts
 from atdata.index.network_entry import AtmosphereEntry
-from atdata.index.network_names import NetworkRef, SchemaRef, parse_network_ref, parse_network_schema, split_actor
-from atdata.index.repository import LeftOut, Repository
+from atdata.index.network_ledger import NetworkLedger, check_version, fitted
+from atdata.index.network_lenses import StoredLens, lenses_in, proved
+from atdata.index.network_names import parse_network_ref, parse_network_schema, split_actor
+from atdata.index.network_repository import LeftOut
 from atdata.index.schemas import Schemas
 from atdata.index.versions import Version
 from atdata.index.words import words_in
 from atdata.index.writing import Writing
+from atdata.lenses.lens import Lens
+from atdata.lenses.references import CodeReference
 from atdata.samples.schema import Schema
 
 __all__ = ["AtmosphereIndex"]
 
 _LISTED = 10
-_NEAR = 1000  # names among which a similar one is looked for
-
-T = TypeVar("T")
 
 
 class AtmosphereIndex:
@@ -62,13 +62,12 @@ class AtmosphereIndex:
         self._own_client = client is None
         self.client = Atmosphere() if client is None else client
         self._store = store
-        actors = [repo] if isinstance(repo, str) else list(repo or ())
-        self._actors = [actor if is_did(actor) else normal_handle(actor) for actor in actors]
-        self._repositories: dict[str, Repository] = {}
-        self._own: Account | None = None
+        self._accounts = Accounts(self.client, [repo] if isinstance(repo, str) else repo or (), store)
+        self._own: NetworkLedger | None = None
 
     def __repr__(self) -> str:
-        repo = f", repo={self._actors!r}" if self._actors else ""
+        actors = self._accounts.actors
+        repo = f", repo={actors!r}" if actors else ""
         store = f", store={self._store!r}" if self._store is not None else ""
         return f"AtmosphereIndex({self.client!r}{repo}{store})"
 
@@ -91,7 +90,7 @@ class AtmosphereIndex:
     @property
     def left_out(self) -> list[LeftOut]:
         """The records that listings came by and that cannot be read, each with the reason."""
-        return [each for repository in self._repositories.values() for each in repository.left_out]
+        return [each for place in self._accounts.seen for each in place.left_out]
 
     # -- adding ----------------------------------------------------------------------------------------------
 
@@ -195,21 +194,21 @@ class AtmosphereIndex:
             >>> index.add_entries(atdata.LocalIndex().list_datasets())  # doctest: +SKIP
             112
         """
-        return self._account.take_over(entries)
+        return self._ledger.take_over(entries)
 
     @property
-    def _account(self) -> Account:
+    def _ledger(self) -> NetworkLedger:
         if self.client.did is None:
             raise LoginError(
                 "nobody is logged in, and only an account can publish: AtmosphereIndex(Atmosphere.login(…))"
             )
         if self._own is None or self._own.did != self.client.did:
-            self._own = Account(self.client, self._repository(self.client.did), self._store)
+            self._own = NetworkLedger(self.client, self._accounts.repository(self.client.did), self._store)
         return self._own
 
     @property
     def _writing(self) -> Writing:
-        return Writing(self._account, self._store)
+        return Writing(self._ledger, self._store)
 
     def _own_name(self, name: str) -> str:
         """A name to write under, which may have the own account in front.
@@ -217,11 +216,11 @@ class AtmosphereIndex:
         Raises:
             EntryFormError: it has another account in front, or cannot name a dataset.
         """
-        account = self._account
+        ledger = self._ledger
         actor, rest = split_actor(name) if isinstance(name, str) else (None, check_name(name))
-        if actor is not None and self.client.resolve(actor).did != account.did:
+        if actor is not None and self.client.resolve(actor).did != ledger.did:
             raise EntryFormError(
-                f"{name!r} is a name of the account {actor}, and {self.client.handle or account.did} is logged in: an "
+                f"{name!r} is a name of the account {actor}, and {self.client.handle or ledger.did} is logged in: an "
                 "index writes to the account that is logged in only"
             )
         return check_name(rest)
@@ -241,30 +240,14 @@ class AtmosphereIndex:
             RecordError: the entry is malformed.
             ProofError: it is not what the account signed.
         """
-        parsed = parse_network_ref(ref)
-        if parsed.uri is not None:
-            did = self.client.resolve(parsed.uri.authority).did
-            found = self._repository(did).at(parsed.uri._replace(authority=did))
-            if found is None:
-                raise EntryNotFoundError(f"there is no record at {parsed.uri}")
-            return found
-        assert parsed.ref is not None
-        places = self._places(parsed)
-        hits = [found for place in places if (found := place.find(parsed.ref)) is not None]
-        if len(hits) > 1:
-            raise EntryFormError(
-                f"several accounts have {parsed.ref}: say which, {' or '.join(hit.uri for hit in hits[:3])}"
-            )
-        if not hits:
-            raise EntryNotFoundError(self._missing(parsed.ref, places))
-        return hits[0]
+        return self._accounts.find(parse_network_ref(ref))
 
     def list_datasets(self) -> Iterator[AtmosphereEntry]:
         """The latest version of every dataset, account by account; fetched page by page as it is iterated.
 
         Records that cannot be read are passed over, and noted in `left_out`.
         """
-        places = self._all
+        places = self._accounts.all
         return (entry for place in places for entry in place.latest())
 
     def list_versions(self, name: str) -> Iterator[AtmosphereEntry]:
@@ -276,7 +259,7 @@ class AtmosphereIndex:
         Raises:
             EntryNotFoundError: there is no such dataset.
         """
-        place, plain = self._one_with(name)
+        place, plain = self._accounts.holding(name)
         return iter(place.versions(plain))
 
     def search(
@@ -292,11 +275,11 @@ class AtmosphereIndex:
         """
         if isinstance(tags, str):
             raise EntryFormError(f"tags are given as a list: tags=[{tags!r:.60}]")
-        words, wanted = words_in([text]), set(tags)
+        words = words_in([text])
         of = None if schema is None else parse_network_schema(schema)
         if text.strip() and not words:
             return iter(())  # no letter and no digit: nothing is found by that
-        return (entry for place in self._all for entry in place.latest() if _matches(place, entry, words, wanted, of))
+        return self._accounts.search(words, list(tags), of)
 
     def diff(self, old: str, new: str) -> DatasetDiff:
         """Which samples were added, removed and changed from one version to another; see `LocalIndex.diff`."""
@@ -317,7 +300,7 @@ class AtmosphereIndex:
             SwapError: somebody else has set it at the same time.
         """
         name = self._own_name(name)
-        self._account.set_label(name, check_version(check_label(label)), _version(version))
+        self._ledger.set_label(name, check_version(check_label(label)), _version(version))
 
     def unlabel(self, name: str, label: str) -> None:
         """Remove a label; the version it meant stays.
@@ -326,7 +309,7 @@ class AtmosphereIndex:
             EntryNotFoundError: there is no such label.
         """
         name = self._own_name(name)
-        self._account.unset_label(name, check_label(label))
+        self._ledger.unset_label(name, check_label(label))
 
     def labels(self, name: str) -> dict[str, str]:
         """The labels of a dataset and the versions they mean, the one that was set last at the end.
@@ -334,7 +317,7 @@ class AtmosphereIndex:
         Raises:
             EntryNotFoundError: there is no such dataset.
         """
-        place, plain = self._one_with(name)
+        place, plain = self._accounts.holding(name)
         return place.words(plain)
 
     def delete_dataset(self, ref: str) -> None:
@@ -347,10 +330,10 @@ class AtmosphereIndex:
             EntryExistsError: a label means this version.
             EntryFormError: the reference is a label or a content identifier, or of another account.
         """
-        account = self._account
+        ledger = self._ledger
         parsed = parse_network_ref(ref)
         found = self.get_dataset(ref)
-        if not found.uri.startswith(f"at://{account.did}/"):
+        if not found.uri.startswith(f"at://{ledger.did}/"):
             raise EntryFormError(
                 f"{ref} is of another account: an index changes the account that is logged in only ({self.client!r})"
             )
@@ -358,7 +341,7 @@ class AtmosphereIndex:
         if plain is None or plain.cid is not None or plain.label is not None or ref.endswith("@latest"):
             raise EntryFormError(f"say which version is to be deleted: {found.name}@{found.version}")
         assert plain.name is not None
-        account.delete(plain.name, plain.version)
+        ledger.delete(plain.name, plain.version)
 
     # -- schemas ---------------------------------------------------------------------------------------------
 
@@ -374,7 +357,7 @@ class AtmosphereIndex:
             EntryExistsError: the version is there with another content.
             SchemaError: the version says less than what changed, or the class cannot be stored.
         """
-        return self._account.schemas.publish(fitted(Schema.of(sample_type)), _version(version))
+        return self._ledger.schemas.publish(fitted(Schema.of(sample_type)), _version(version))
 
     def get_schema(self, ref: str) -> Schema:
         """The schema that a reference names; nothing in it is executed.
@@ -389,8 +372,8 @@ class AtmosphereIndex:
         """
         parsed = parse_network_schema(ref)
         if parsed.uri is not None:
-            return self._repository(self.client.resolve(parsed.uri.authority).did).schema(str(parsed.uri))
-        places = self._all if parsed.actor is None else [self._of(parsed.actor)]
+            return self._accounts.of(parsed.uri.authority).schema(str(parsed.uri))
+        places = self._accounts.places(parsed.actor)
         plain = parsed.name if parsed.version is None else f"{parsed.name}@{parsed.version}"
         for last, place in enumerate(places, 1):
             try:
@@ -404,7 +387,7 @@ class AtmosphereIndex:
 
     def list_schemas(self) -> Iterator[Schema]:
         """Every version of every schema, account by account, by name."""
-        return (schema for place in self._all for schema in place.every_schema())
+        return (schema for place in self._accounts.all for schema in place.every_schema())
 
     def decode_schema(self, ref: str) -> type:
         """A sample type built in memory from a published schema; no code is executed.
@@ -414,61 +397,80 @@ class AtmosphereIndex:
         """
         return self.get_schema(ref).sample_type()
 
+    # -- lenses ----------------------------------------------------------------------------------------------
+
+    def publish_lens(
+        self,
+        lens: Lens[Any, Any],
+        *,
+        code: CodeReference | None = None,
+        source_schema: str | None = None,
+        view_schema: str | None = None,
+    ) -> str:
+        """Publish a lens, with the schemas of its types; returns its address, `at://…`.
+
+        A declared lens (`Lens.fields`) is in the record whole. Of one that is code the record says where the code is,
+        and its hash.
+
+        Args:
+            lens: declared, or made of functions.
+            code: the repository, commit and file where others find the functions.
+            source_schema: the address of a published schema of the type that it reads; by default that type's is
+                published.
+            view_schema: the same of the type that it gives.
+
+        Raises:
+            LoginError: nobody is logged in.
+            LensError: it is code, and `code` is missing; or it is composed of several.
+        """
+        ledger = self._ledger
+        given = ((source_schema, lens.source), (view_schema, lens.view))
+        addresses = [self.publish_schema(cls) if ref is None else ledger.asked_for(ref).ref for ref, cls in given]
+        source, view = addresses
+        assert source is not None
+        assert view is not None
+        return ledger.add_lens(lens, source, view, code)
+
+    def get_lens(self, ref: str) -> StoredLens:
+        """The lens that a reference names; its record is proved to be what the account signed.
+
+        Args:
+            ref: `at://…`, `@handle/name`, or a name in the accounts of the index; of several of that name, the newest.
+
+        Raises:
+            EntryNotFoundError: there is none; the message lists those that exist.
+            LensRecordError: the record is malformed.
+        """
+        if ref.startswith("at://"):
+            uri = parse_network_schema(ref).uri
+            assert uri is not None
+            place = self._accounts.of(uri.authority)
+            return proved(place, uri._replace(authority=place.did), self.decode_schema)
+        actor, name = split_actor(ref)
+        places = self._accounts.places(actor)
+        known = [(place, each) for place in places for each in lenses_in(place, self.decode_schema)]
+        found = [(place, each) for place, each in known if each.name == name]
+        if not found:
+            names = ", ".join(sorted({each.name for _, each in known})[:_LISTED]) or "none"
+            raise EntryNotFoundError(f"there is no lens {name!r:.120}; there are: {names}")
+        place, newest = max(found, key=lambda pair: pair[1].created_at)
+        return proved(place, AtUri.parse(newest.uri), self.decode_schema)
+
+    def list_lenses(self, *, source: str | None = None, view: str | None = None) -> Iterator[StoredLens]:
+        """The lenses of the accounts; fetched page by page as it is iterated.
+
+        Args:
+            source: only those that read the schema at this address.
+            view: only those that give it.
+        """
+        found = (each for place in self._accounts.all for each in lenses_in(place, self.decode_schema))
+        return (each for each in found if source in (None, each.source) and view in (None, each.view))
+
     # -- accounts --------------------------------------------------------------------------------------------
 
-    def _repository(self, did: str) -> Repository:
-        if did not in self._repositories:
-            self._repositories[did] = Repository(self.client, did, self._store)
-        return self._repositories[did]
-
-    def _of(self, actor: str) -> Repository:
-        return self._repository(self.client.resolve(actor).did)
-
-    @property
-    def _all(self) -> Sequence[Repository]:
-        """The accounts of the index."""
-        if self._actors:
-            return [self._of(actor) for actor in self._actors]
-        if self.client.did is None:
-            raise CatalogError(
-                "whose datasets? Name them as @HANDLE/NAME, say AtmosphereIndex(repo=…), or log in for your own"
-            )
-        return [self._repository(self.client.did)]
-
-    def _places(self, parsed: NetworkRef) -> Sequence[Repository]:
-        return self._all if parsed.actor is None else [self._of(parsed.actor)]
-
-    def _one_with(self, name: str) -> tuple[Repository, str]:
-        """The account that has a dataset, and the name there."""
-        parsed = parse_network_ref(name)
-        if parsed.ref is None or parsed.ref.name is None or parsed.ref.version or parsed.ref.label:
-            raise EntryFormError(f"{name!r:.200} is not the name of a dataset")
-        found = self.get_dataset(name)
-        place = next((each for each in self._places(parsed) if found.uri.startswith(f"at://{each.did}/")), None)
-        return place or self._places(parsed)[0], parsed.ref.name
-
-    def _missing(self, ref: Ref, places: Sequence[Repository]) -> str:
-        where = ", ".join(self._shown(place.did) for place in places)
-        if ref.name is None:
-            return f"no version in {where} has the content {ref.cid}"
-        known = [entry for place in places for entry in place.versions(ref.name)]
-        if not known:
-            names = list(dict.fromkeys(e.entry.name for place in places for e in place.published()))[:_NEAR]
-            near = difflib.get_close_matches(ref.name, names, 3)
-            hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
-            return f"there is no dataset {ref.name!r} in {where}{hint}"
-        if ref.label is not None:
-            words = {k: v for place in places for k, v in place.words(ref.name).items()}
-            labels = ", ".join(f"{label} ({version})" for label, version in words.items())
-            return f"{ref.name} has no label {ref.label!r}; {f'there are {labels}' if labels else 'it has none'}"
-        versions = [entry.version for entry in known]
-        more = ", …" if len(versions) > _LISTED else ""
-        return f"{ref.name} has no version {ref.version}; there are {', '.join(versions[:_LISTED])}{more}"
-
-    def _shown(self, did: str) -> str:
-        if did == self.client.did and self.client.handle is not None:
-            return f"@{self.client.handle}"
-        return next((f"@{a}" for a in self._actors if not is_did(a) and self._of(a).did == did), did)
+    def of_account(self, actor: str) -> AtmosphereIndex:
+        """This index, for one account alone."""
+        return AtmosphereIndex(self.client, repo=actor, store=self._store)
 
 
 def _refuse(row: object) -> None:
@@ -509,33 +511,3 @@ def _details(
     except RecordError as error:
         raise EntryFormError(f"the network does not take this: {error}") from None
     return details
-
-
-def _matches(
-    place: Repository, entry: AtmosphereEntry, words: Sequence[str], tags: set[str], schema: SchemaRef | None
-) -> bool:
-    if not tags <= set(entry.tags):
-        return False
-    if schema is not None and schema.uri is not None and entry.schema_ref != str(schema.uri):
-        return False
-    named = _once(lambda: place.schema_name(entry))
-    if schema is not None and schema.uri is None:
-        name, version = named()
-        if name != schema.name or schema.version not in (None, version):
-            return False
-    if not words:
-        return True
-    there = words_in([entry.name, entry.description, *entry.tags])
-    missing = [word for word in words if not any(each.startswith(word) for each in there)]
-    return not missing or all(any(each.startswith(word) for each in words_in([named()[0]])) for word in missing)
-
-
-def _once(make: Callable[[], T]) -> Callable[[], T]:
-    kept: list[T] = []
-
-    def get() -> T:
-        if not kept:
-            kept.append(make())
-        return kept[0]
-
-    return get

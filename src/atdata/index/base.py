@@ -113,8 +113,8 @@ class DatasetEntry:
         license: the licence's SPDX identifier or name.
         metadata: what the author added, as JSON values.
         created_at: when the version was made, in UTC.
-        samples: number of samples in all shards.
-        size: size of all shards in bytes.
+        samples: number of samples in all shards; None where another tool's entry on the network does not say.
+        size: size of all shards in bytes; None likewise.
     """
 
     name: str
@@ -127,8 +127,8 @@ class DatasetEntry:
     license: str | None
     metadata: Mapping[str, Any]
     created_at: datetime
-    samples: int
-    size: int
+    samples: int | None
+    size: int | None
     _locate: Callable[[], Located] = dataclasses.field(repr=False)
     _store: Any = dataclasses.field(default=None, repr=False)  # the index's; it stays in its process
 

@@ -303,7 +303,8 @@ class _Loader:
     def _from_text(self, text: str) -> Dataset[Any] | DatasetDict:
         if is_published(text):
             network = network_index(self._index, self._options["store"])
-            return self._entry(network.get_dataset(text), network)
+            entry = network.get_dataset(text)
+            return self._entry(entry, _home(entry, network))
         if text.startswith(("@local/", "atdata://")):
             with self._opened_index() as index:
                 if index is None:
@@ -415,6 +416,12 @@ class _Loader:
 
     def _answer(self, made: Mapping[str, Dataset[Any]]) -> Dataset[Any] | DatasetDict:
         return DatasetDict(made) if self._split is None and len(made) > 1 else next(iter(made.values()))
+
+
+def _home(entry: Any, network: Any) -> Any:
+    """The index of the account that an entry is in: there its schema has its versions."""
+    narrow = getattr(network, "of_account", None)
+    return network if narrow is None else narrow(entry.uri.removeprefix("at://").partition("/")[0])
 
 
 def _named(ref: ShardRef) -> str:

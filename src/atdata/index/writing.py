@@ -169,7 +169,8 @@ class Writing:
                 if found is not None:
                     return found
 
-        return self._written(_Numbered(ds, old.samples), store, f"{old.name}/{chosen}", options, add)
+        count = sum(ref.info.samples for ref in before.shards if ref.info is not None)
+        return self._written(_Numbered(ds, count), store, f"{old.name}/{chosen}", options, add)
 
     def _written(
         self,

@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 
 from atdata.atmosphere.client import Atmosphere, Write
-from atdata.atmosphere.records import ENTRY, LABEL, SCHEMA, Label, entry_key, label_key
+from atdata.atmosphere.records import ENTRY, LABEL, LENS, SCHEMA, Label, entry_key, label_key
 from atdata.atmosphere.storage import Blob
 from atdata.atmosphere.syntax import AtUri
 from atdata.cid import generate_cid
@@ -35,12 +35,15 @@ from atdata.index.base import DatasetEntry
 from atdata.index.details import Details, check_url
 from atdata.index.names import Ref, check_name
 from atdata.index.network_entry import AtmosphereEntry
+from atdata.index.network_lenses import lens_record
 from atdata.index.network_names import parse_network_schema
+from atdata.index.network_repository import Published, PublishedSchema, Repository
 from atdata.index.publishing import AccountBlobs, Place, check_place, entry_of, places_of
-from atdata.index.repository import Published, PublishedSchema, Repository
 from atdata.index.schemas import Schemas, row_of
 from atdata.index.versions import FIRST, Version, rank_of
 from atdata.index.writing import Draft, Plan
+from atdata.lenses.lens import Lens
+from atdata.lenses.references import CodeReference
 from atdata.samples.dictsample import DictSample
 from atdata.samples.schema import Schema
 from atdata.shards.manifest import header_name
@@ -48,7 +51,7 @@ from atdata.stores.disk import LocalDiskStore
 from atdata.stores.objects import ObjectStore
 from atdata.stores.pins import File, Pins
 
-__all__ = ["Account", "check_version", "fitted"]
+__all__ = ["NetworkLedger", "check_version", "fitted"]
 
 _TRIES = 20
 _BATCH = 500  # entries that are looked up together
@@ -57,7 +60,7 @@ _MAX_VERSION = 50  # bytes, of labels
 _MAX_DESCRIPTION = 5000  # bytes, of schemas
 
 
-class Account:
+class NetworkLedger:
     """The account that is logged in; see `Ledger`.
 
     Args:
@@ -348,6 +351,15 @@ class Account:
             raise EntryExistsError(f"there is a schema {row.name}@{row.version} already, with another content")
         schema = Schema.from_record(msgspec.json.decode(row.record))
         return [self._write("create", uri, schema.to_network_record(_now()))]
+
+    # -- lenses ----------------------------------------------------------------------------------------------
+
+    def add_lens(self, lens: Lens[Any, Any], source: str, view: str, code: CodeReference | None) -> str:
+        """Publish a lens between two schemas, unless the same is there; returns its address."""
+        rkey, value = lens_record(lens, source, view, _now(), code)
+        uri = AtUri(self.did, LENS, rkey)
+        self._commit(lambda: [self._write("create", uri, value)] if self._there(uri) is None else None)
+        return str(uri)
 
     # -- blobs -----------------------------------------------------------------------------------------------
 

@@ -23,7 +23,7 @@ from atdata.index.versions import Version, rank_of
 from atdata.samples.schema import Schema
 from atdata.stores.record import CommitRecord
 
-__all__ = ["LeftOut", "Published", "PublishedSchema", "Repository"]
+__all__ = ["LeftOut", "Published", "PublishedSchema", "Repository", "time_of"]
 
 _UNVERSIONED = "0.0.0"  # of entries of which nobody says a version
 _KEPT_SCHEMAS = 256
@@ -75,7 +75,8 @@ class Repository:
         """The records that were seen and could not be read."""
         return list(self._left_out.values())
 
-    def _leave_out(self, uri: AtUri, error: Exception) -> None:
+    def leave_out(self, uri: AtUri, error: Exception) -> None:
+        """Note a record that cannot be read."""
         self._left_out[str(uri)] = LeftOut(str(uri), str(error))
 
     # -- single entries --------------------------------------------------------------------------------------
@@ -138,7 +139,7 @@ class Repository:
         found = [each for each in self.published() if cid in (each.record.cid, _cid(each))]
         if not found:
             return None
-        return self._at(max(found, key=lambda each: _time(each.entry.created_at)).record.uri)
+        return self._at(max(found, key=lambda each: time_of(each.entry.created_at)).record.uri)
 
     def _among_all(self, name: str, which: str | None) -> AtmosphereEntry | None:
         """A version that no key leads to, as other tools write them: the highest, the one labelled last, the newest."""
@@ -148,7 +149,7 @@ class Repository:
         best = max(entries, key=_order, default=None)
         if best is None or best.entry.commit is None:
             labels = [each for each in self.labels() if each.name == name and which in (None, each.version)]
-            for label in sorted(labels, key=lambda each: _time(each.created_at), reverse=True):
+            for label in sorted(labels, key=lambda each: time_of(each.created_at), reverse=True):
                 found = self._labelled(label)
                 if found is not None:
                     return found
@@ -162,7 +163,7 @@ class Repository:
             try:
                 yield self._parsed(record)
             except RecordError as error:
-                self._leave_out(record.uri, error)
+                self.leave_out(record.uri, error)
 
     def labels(self) -> Iterator[Label]:
         """Every label that can be read, as the server lists them; others are noted in `left_out`."""
@@ -170,7 +171,7 @@ class Repository:
             try:
                 yield Label.of(record.value)
             except RecordError as error:
-                self._leave_out(record.uri, error)
+                self.leave_out(record.uri, error)
 
     def latest(self) -> Iterator[AtmosphereEntry]:
         """The latest version of every dataset, as far as the server lists them; page by page as it is iterated."""
@@ -206,7 +207,7 @@ class Repository:
         labels = [each for each in self.labels() if each.name == name]
         words = [each for each in labels if each.version is not None and not Version.valid(each.version)]
         found: dict[str, str] = {}
-        for label in sorted(words, key=lambda each: _time(each.created_at)):
+        for label in sorted(words, key=lambda each: time_of(each.created_at)):
             entry = self._labelled(label)
             if entry is not None and label.version is not None:
                 found.pop(label.version, None)
@@ -245,7 +246,7 @@ class Repository:
             "tags": entry.tags,
             "license": entry.license,
             "metadata": entry.metadata,
-            "created_at": _time(entry.created_at),
+            "created_at": time_of(entry.created_at),
             "samples": entry.samples,
             "size": entry.size,
             "uri": str(record.uri),
@@ -337,7 +338,7 @@ class Repository:
                 schema = self._schema_in(record)
                 row = row_of(schema, Version(schema.version).text)
             except (SchemaError, RecordError, ValueError) as error:
-                self._leave_out(record.uri, error)
+                self.leave_out(record.uri, error)
                 continue
             yield PublishedSchema(**msgspec.structs.asdict(row), uri=str(record.uri))
 
@@ -377,14 +378,15 @@ def _neighbours(entries: Iterable[Published]) -> Iterator[list[Published]]:
 
 def _order(each: Published) -> tuple[bool, str, datetime]:
     commit = each.entry.commit
-    return commit is not None, "" if commit is None else rank_of(commit.version), _time(each.entry.created_at)
+    return commit is not None, "" if commit is None else rank_of(commit.version), time_of(each.entry.created_at)
 
 
 def _cid(each: Published) -> str | None:
     return None if each.entry.commit is None else each.entry.commit.cid
 
 
-def _time(text: str) -> datetime:
+def time_of(text: str) -> datetime:
+    """The time that a record says, in UTC; the beginning of 1970 for one that no calendar has."""
     try:
         return datetime.fromisoformat(text).astimezone(UTC)
     except (ValueError, OverflowError):
