@@ -1,4 +1,4 @@
-"""`atdata ls`, `search`, `show`, `rm`, `gc` and `index migrate`: what an index knows, and tidying it."""
+"""`atdata ls`, `search`, `show`, `rm`, `gc` and `index migrate`: what an index or an account has, and tidying it."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ import sys
 from collections.abc import Iterable, Iterator
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import typer
 
+from atdata.cli.accounts import account_index, is_account, parted
 from atdata.cli.reporting import Report, clean, count, size
-from atdata.errors import CatalogError
+from atdata.datasets.sources import ShardRef
+from atdata.errors import CatalogError, EntryFormError
 from atdata.index.base import DatasetEntry
 from atdata.index.load import existing_index
 from atdata.index.local import LocalIndex
@@ -24,19 +26,41 @@ from atdata.stores.opening import open_store
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["collect", "listing", "migrate", "opened", "remove", "search", "show"]
+__all__ = ["ask", "collect", "listing", "migrate", "opened", "remove", "search", "show"]
 
 _LISTED = 100  # without --all
 _SHARDS = 12
+_NOTED = 5
+
+
+class Index(Protocol):
+    """What the commands here ask of an index, local or of accounts on the network."""
+
+    def get_dataset(self, ref: str) -> DatasetEntry:
+        """The version that a reference names."""
+
+    def list_datasets(self) -> Iterator[DatasetEntry]:
+        """The latest version of every dataset."""
+
+    def list_versions(self, name: str) -> Iterator[DatasetEntry]:
+        """Every version of a dataset, the highest first."""
+
+    def search(self, text: str = "", *, tags: Iterable[str] = (), schema: str | None = None) -> Iterator[DatasetEntry]:
+        """The latest versions that match."""
+
+    def labels(self, name: str) -> dict[str, str]:
+        """The labels of a dataset and the versions they mean."""
 
 
 @contextlib.contextmanager
 def opened(url: str | None) -> Iterator[LocalIndex]:
-    """The index that a command is about.
+    """The local index that a command is about.
 
     Raises:
-        CatalogError: there is none.
+        CatalogError: there is none, or it is an account of the network.
     """
+    if is_account(url):
+        raise CatalogError("this works on an index in a file or a database, not on an account", url=url)
     index = existing_index(url)
     if index is None:
         place = url or os.environ.get("ATDATA_INDEX") or "~/.atdata/index.db"
@@ -45,34 +69,52 @@ def opened(url: str | None) -> Iterator[LocalIndex]:
         yield index
 
 
+@contextlib.contextmanager
+def _found(url: str | None, ref: str | None = None) -> Iterator[tuple[Index, str, str | None]]:
+    """The index that a command or a reference is about, what it is called, and the reference as that index has it."""
+    rest: str | None
+    if ref is not None and is_account(ref):
+        account, rest = parted(ref)
+    elif url is not None and is_account(url):
+        account, rest = parted(url)[0], ref
+    else:
+        with opened(url) as local:
+            yield local, local.url, ref
+        return
+    with account_index(account) as index:
+        yield index, account, rest or None
+        for left in index.left_out[:_NOTED]:
+            print(f"atdata: note: left out {clean(str(left))}", file=sys.stderr)
+
+
 # -- finding -----------------------------------------------------------------------------------------------------
 
 
 def listing(report: Report, url: str | None, name: str | None, *, every: bool) -> None:
-    """List the datasets of an index, or the versions of one."""
-    with opened(url) as index:
-        found = index.list_datasets() if name is None else index.list_versions(name)
-        _list(report, index, found, every, "dataset" if name is None else "version")
+    """List the datasets of an index or an account, or the versions of one."""
+    with _found(url, name) as (index, place, rest):
+        found = index.list_datasets() if rest is None else index.list_versions(rest)
+        _list(report, place, found, every, "dataset" if rest is None else "version")
 
 
 def search(
     report: Report, url: str | None, words: list[str], tags: list[str], schema: str | None, *, every: bool
 ) -> None:
     """List the datasets that match."""
-    with opened(url) as index:
-        _list(report, index, index.search(" ".join(words), tags=tags, schema=schema), every, "dataset")
+    with _found(url) as (index, place, _):
+        _list(report, place, index.search(" ".join(words), tags=tags, schema=schema), every, "dataset")
 
 
-def _list(report: Report, index: LocalIndex, entries: Iterable[DatasetEntry], every: bool, what: str) -> None:
+def _list(report: Report, place: str, entries: Iterable[DatasetEntry], every: bool, what: str) -> None:
     if report.json:
-        report.document({"index": index.url, f"{what}s": [_facts(entry) for entry in entries]})
+        report.document({"index": place, f"{what}s": [_facts(entry) for entry in entries]})
         return
     entries = iter(entries)
     shown = list(entries if every else itertools.islice(entries, _LISTED))
     if shown:
         report.print(_table(shown))
     more = next(entries, None) is not None
-    report.print(f"{'more than ' if more else ''}{count(len(shown), what)} in {clean(index.url)}{more * ' (--all)'}")
+    report.print(f"{'more than ' if more else ''}{count(len(shown), what)} in {clean(place)}{more * ' (--all)'}")
 
 
 def _table(entries: list[DatasetEntry]) -> Table:
@@ -92,14 +134,23 @@ def _table(entries: list[DatasetEntry]) -> Table:
             entry.version,
             "?" if entry.samples is None else f"{entry.samples:,}",
             size(entry.size),
-            "" if entry.schema_ref is None else clean(entry.schema_ref.rpartition("/")[2]),
+            clean(_type(entry)),
             f"{entry.created_at.astimezone():%Y-%m-%d}",
             clean(", ".join(entry.tags)),
         )
     return table
 
 
+def _type(entry: DatasetEntry) -> str:
+    """Name and version of the type, where that can be told without asking for the record of it."""
+    named = getattr(entry, "schema_name", None)
+    if named is not None or entry.schema_ref is None:
+        return str(named or "")
+    return "" if entry.schema_ref.startswith("at://") else entry.schema_ref.rpartition("/")[2]
+
+
 def _facts(entry: DatasetEntry) -> dict[str, Any]:
+    uri = getattr(entry, "uri", None)
     return {
         "name": entry.name,
         "version": entry.version,
@@ -112,20 +163,18 @@ def _facts(entry: DatasetEntry) -> dict[str, Any]:
         "tags": list(entry.tags),
         "license": entry.license,
         "created": entry.created_at.isoformat(),
-    }
+    } | ({} if uri is None else {"uri": uri})
 
 
 def show(report: Report, url: str | None, ref: str, *, every: bool) -> None:
-    """Say all that an index knows of one version."""
-    with opened(url) as index:
-        entry = index.get_dataset(ref)
+    """Say all that an index, or an account's record, says of one version."""
+    with _found(url, ref) as (index, _, rest):
+        if rest is None:
+            raise EntryFormError(f"which dataset? Write {clean(ref)}/NAME, or see `atdata ls {clean(ref)}`")
+        entry = index.get_dataset(rest)
         labels = index.labels(entry.name)
         versions = [other.version for other in index.list_versions(entry.name)]
-        shards: list[dict[str, Any]] = [
-            {"url": ref.url, "samples": ref.info.samples, "bytes": ref.info.size, "sha256": ref.info.sha256}
-            for ref in entry.shards
-            if ref.info is not None
-        ]
+        shards = [_shard(ref) for ref in entry.shards]
     facts = _facts(entry) | {"metadata": dict(entry.metadata), "labels": labels, "versions": versions, "shards": shards}
     report.document(facts)
     if report.json:
@@ -136,9 +185,17 @@ def show(report: Report, url: str | None, ref: str, *, every: bool) -> None:
     report.print(_overview(entry, facts))
     shown = shards if every or len(shards) <= _SHARDS else shards[: _SHARDS - 1]
     for shard in shown:
-        report.print(f"  {clean(str(shard['url']))}  {count(shard['samples'], 'sample')}, {size(shard['bytes'])}")
+        known = "" if shard["samples"] is None else f"  {count(shard['samples'], 'sample')}, {size(shard['bytes'])}"
+        report.print(f"  {clean(str(shard['url']))}{known}")
     if len(shown) < len(shards):
         report.print(f"  … {len(shards) - len(shown):,} more (--all)")
+
+
+def _shard(ref: ShardRef) -> dict[str, Any]:
+    info = ref.info
+    if info is None:  # an entry that another tool has published may name places alone
+        return {"url": ref.url, "samples": None, "bytes": None, "sha256": None}
+    return {"url": ref.url, "samples": info.samples, "bytes": info.size, "sha256": info.sha256}
 
 
 def _overview(entry: DatasetEntry, facts: dict[str, Any]) -> Table:
@@ -150,7 +207,8 @@ def _overview(entry: DatasetEntry, facts: dict[str, Any]) -> Table:
     labels = [f"{label} ({version})" for label, version in facts["labels"].items()]
     rows = {
         "about": entry.description,
-        "type": entry.schema_ref,
+        "type": " ".join(dict.fromkeys(text for text in (_type(entry), entry.schema_ref) if text)),
+        "record": facts.get("uri"),
         "cid": entry.cid,
         "samples": f"{count(entry.samples, 'sample')} in {count(len(facts['shards']), 'shard')}, {size(entry.size)}",
         "made": f"{entry.created_at.astimezone():%Y-%m-%d %H:%M}" + (f", from {entry.parent}" if entry.parent else ""),
@@ -171,6 +229,8 @@ def _overview(entry: DatasetEntry, facts: dict[str, Any]) -> Table:
 
 def remove(report: Report, url: str | None, ref: str, *, yes: bool) -> None:
     """Let an index forget a dataset, or one version of it."""
+    if is_account(ref):
+        raise EntryFormError("what an account has published is taken back by `atdata unpublish`")
     with opened(url) as index:
         parsed = parse_ref(ref)
         entry = index.get_dataset(ref)
@@ -180,7 +240,7 @@ def remove(report: Report, url: str | None, ref: str, *, yes: bool) -> None:
             if parsed.version
             else f"{entry.name} with {count(len(versions), 'version')}"
         )
-        _ask(f"Forget {clean(what)}? Its shards stay where they are.", f"{what} would be forgotten", yes, index.url)
+        ask(f"Forget {clean(what)}? Its shards stay where they are.", f"{what} would be forgotten", yes, index.url)
         index.delete_dataset(ref)
         report.document({"index": index.url, "name": entry.name, "versions": versions})
         report.print(
@@ -203,7 +263,7 @@ def collect(
                 text = f"{clean(item.url)}  {item.kind}, {item.changed.astimezone():%Y-%m-%d %H:%M}"
                 report.print(text if item.size is None else f"{text}, {size(item.size)}")
         if found and not dry_run:
-            _ask(f"Remove {what}?", f"{what} would be removed", yes, index.url)
+            ask(f"Remove {what}?", f"{what} would be removed", yes, index.url)
             found = index.gc(place, prefix=prefix, grace=age, dry_run=False)
         report.document(
             {
@@ -225,7 +285,12 @@ def collect(
         report.print(f"{'removed' if found and not dry_run else 'found'} {what}")
 
 
-def _ask(question: str, otherwise: str, yes: bool, url: str) -> None:
+def ask(question: str, otherwise: str, yes: bool, url: str) -> None:
+    """Ask the person at the terminal, unless that was answered by --yes.
+
+    Raises:
+        CatalogError: nobody is there.
+    """
     if yes:
         return
     if not sys.stdin.isatty():

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from atdata.cli.pictures import can_draw, picture
-from atdata.cli.places import type_of
+from atdata.cli.places import located_at, type_of
 from atdata.cli.reporting import Report, clean, count
 from atdata.cli.values import fields_of, summary, to_json
 from atdata.datasets.access import Access
-from atdata.datasets.sources import Located, locate
+from atdata.datasets.sources import Located
 from atdata.shards.reader import BufferShard
 from atdata.stores.opening import Opening
 
@@ -23,9 +23,9 @@ __all__ = ["first", "run"]
 
 def run(report: Report, url: str, n: int, *, pictures: bool) -> None:
     """Show the first `n` samples of the dataset at `url`."""
-    located = locate(url)
+    located, opening = located_at(url)
     sample_type = type_of(located)
-    samples = list(itertools.islice(first(located, sample_type, n), n))
+    samples = list(itertools.islice(first(located, sample_type, n, opening), n))
     report.document(
         {
             "url": url,
@@ -51,9 +51,9 @@ def run(report: Report, url: str, n: int, *, pictures: bool) -> None:
     report.print(f"\n{shown}, {clean(sample_type.__name__)}")
 
 
-def first(located: Located, sample_type: type, n: int) -> Iterator[tuple[str, Any]]:
+def first(located: Located, sample_type: type, n: int, opening: Opening) -> Iterator[tuple[str, Any]]:
     """Key and sample of the first `n`; no more is read and checked than they need."""
-    access = Access(located, None, Opening(), "first")
+    access = Access(located, None, opening, "first")
     for number in range(len(located.shards)):
         shard = access.shard(number)
         if isinstance(shard, BufferShard) and shard.manifest is not None:

@@ -13,17 +13,25 @@ __all__ = ["COMMANDS", "copy", "migrate", "schema_diff", "schema_ls", "schema_sh
 
 Ref = Annotated[
     str,
-    typer.Argument(metavar="REF", help="A dataset: name, name@1.0.0, name@label, or a content identifier."),
+    typer.Argument(
+        metavar="REF",
+        help="A dataset: name, name@1.0.0, name@label, or a content identifier; of an account, @handle/name.",
+    ),
 ]
 
 
 def ls(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="List the versions of this dataset.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[NAME]", help="List the versions of this dataset; @handle lists what an account has published."
+        ),
+    ] = None,
     index: Index = None,
     every: Every = False,
     json: Json = False,
 ) -> None:
-    """List the datasets in an index.
+    """List the datasets in an index, or of an account.
 
     The latest version of each, by name; with NAME, every version of that one, the highest first.
     """
@@ -198,4 +206,78 @@ def schema_ls(index: Index = None, json: Json = False) -> None:
         listing(report, index)
 
 
-COMMANDS = (ls, search, show, diff, rm, gc)
+def publish(
+    ref: Annotated[
+        str, typer.Argument(metavar="NAME", help="A dataset of the index (name, name@1.0.0), or a folder or URL.")
+    ],
+    to: Annotated[
+        str, typer.Option("--to", metavar="ACCOUNT", help="The account, which has to be the one that is logged in.")
+    ] = "@me",
+    name: Annotated[
+        str | None, typer.Option("--as", metavar="NAME", help="Its name there; needed for a folder or URL.")
+    ] = None,
+    blobs: Annotated[
+        bool, typer.Option("--blobs", help="Put the shards into the account, too, instead of leaving them in place.")
+    ] = False,
+    description: Annotated[str | None, typer.Option("--description", metavar="TEXT")] = None,
+    tag: Annotated[list[str] | None, typer.Option("--tag", help="A word to find it by; may be repeated.")] = None,
+    license: Annotated[str | None, typer.Option("--license", metavar="NAME", help="Such as CC-BY-4.0.")] = None,
+    index: Index = None,
+    json: Json = False,
+) -> None:
+    """Publish a dataset in an account of the AT Protocol network.
+
+    Anyone can then find it as @handle/NAME, and prove that it is what the account signed. Shards on S3 or the web stay
+    where they are; those on this machine need --blobs, or `atdata cp` to such a place first. The same command goes on
+    with what was interrupted.
+    """
+    with reporting(json) as report:
+        from atdata.cli.sharing import publish as run
+
+        details = {"description": description, "tags": tag, "license": license}
+        run(report, index, ref, to, name, details, blobs=blobs)
+
+
+def pull(
+    ref: Annotated[str, typer.Argument(metavar="REF", help="A dataset of an account: @handle/name, at://….")],
+    to: Annotated[
+        str,
+        typer.Option(
+            "--to", metavar="FOLDER", help="A folder, or s3:// with a prefix; the dataset gets a folder of its name."
+        ),
+    ] = ".",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a dataset that is there.")] = False,
+    json: Json = False,
+) -> None:
+    """Copy a dataset from an account of the network.
+
+    Its record is proved to be what the account signed, and every file is checked against its digest on the way. The
+    same command goes on with a copy that was interrupted.
+    """
+    with reporting(json) as report:
+        from atdata.cli.sharing import pull as run
+
+        run(report, ref, to, overwrite=overwrite)
+
+
+def unpublish(
+    ref: Annotated[
+        str, typer.Argument(metavar="NAME", help="A dataset of the account that is logged in: name, name@1.0.0.")
+    ],
+    blobs: Annotated[
+        bool, typer.Option("--blobs", help="Drop the shards, too, that the account keeps for no other version.")
+    ] = False,
+    yes: Yes = False,
+    json: Json = False,
+) -> None:
+    """Take a dataset, or a version, out of the account that is logged in.
+
+    Asks before, on a terminal. What others have copied stays with them.
+    """
+    with reporting(json) as report:
+        from atdata.cli.sharing import unpublish as run
+
+        run(report, ref, blobs=blobs, yes=yes)
+
+
+COMMANDS = (ls, search, show, diff, rm, gc, publish, pull, unpublish)

@@ -9,11 +9,11 @@ import msgspec
 import typer
 
 from atdata.cli.head import first
-from atdata.cli.places import type_of
+from atdata.cli.places import located_at, type_of
 from atdata.cli.reporting import Report, clean, count, size
 from atdata.cli.values import fields_of, summary
 from atdata.datasets.access import Access
-from atdata.datasets.sources import Located, ShardRef, locate
+from atdata.datasets.sources import Located, ShardRef
 from atdata.errors import AtdataError
 from atdata.samples import codec
 from atdata.samples.dictsample import DictSample
@@ -52,13 +52,12 @@ class ShardFacts(msgspec.Struct):
 
 def run(report: Report, url: str, *, every: bool) -> None:
     """Describe the dataset at `url`; exits with 1 where a shard is missing or cannot be read."""
-    opening = Opening()
-    located = locate(url, opening)
+    located, opening = located_at(url)
     access = Access(located, None, opening, "first")
     jobs = ((0, partial(_facts, opening, access, number, ref)) for number, ref in enumerate(located.shards))
     shards = list(in_flight(jobs, Stop(), most=_REQUESTS, budget=0))
     sample_type = type_of(located)
-    fields = _fields(located, sample_type)
+    fields = _fields(located, sample_type, opening)
     counts = [shard.samples for shard in shards]
     sizes = [shard.bytes for shard in shards]
     problems = [f"{shard.name}: {shard.problem}" for shard in shards if shard.problem is not None]
@@ -139,11 +138,11 @@ def _there(opening: Opening, url: str, size: int) -> str:
         return "no"
 
 
-def _fields(located: Located, sample_type: type) -> list[dict[str, Any]]:
+def _fields(located: Located, sample_type: type, opening: Opening) -> list[dict[str, Any]]:
     """Name, type and statistics of each field; of the first sample where no type is known."""
     if issubclass(sample_type, DictSample):
         try:
-            for _, sample in first(located, sample_type, 1):
+            for _, sample in first(located, sample_type, 1, opening):
                 return [
                     {"name": n, "type": summary(v, 30), "from": "first sample"} for n, v in fields_of(sample).items()
                 ]

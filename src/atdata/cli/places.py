@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from atdata.datasets.sources import Located
+from atdata.cli.accounts import is_account, spelled
+from atdata.cli.changes import dataset_at
+from atdata.datasets.sources import Located, locate
 from atdata.errors import StoreError
 from atdata.samples.dictsample import DictSample
 from atdata.stores.base import DataStore
@@ -13,7 +15,7 @@ from atdata.stores.disk import LocalDiskStore, local_path
 from atdata.stores.opening import Opening, open_store
 from atdata.stores.web import HttpDataStore
 
-__all__ = ["destination", "opening_with", "type_of"]
+__all__ = ["destination", "located_at", "type_of"]
 
 
 def type_of(located: Located) -> type:
@@ -21,9 +23,19 @@ def type_of(located: Located) -> type:
     return DictSample if located.schema is None else located.schema.sample_type()
 
 
-def opening_with(url: str, credentials: Path | None) -> Opening:
-    """How `url` is opened, with the credentials in a `.env` file if one is given."""
-    return Opening(None if credentials is None else _s3_store(url, credentials))
+def located_at(text: str, credentials: Path | None = None) -> tuple[Located, Opening]:
+    """The shards at a place, or of a dataset on the network, and how they are opened.
+
+    Args:
+        text: a folder, a file, a pattern or a URL; or `@handle/name`, `at://…`.
+        credentials: a `.env` file with the credentials for the place.
+    """
+    if is_account(text):
+        ds = dataset_at(spelled(text), None)
+        assert ds.located is not None
+        return ds.located, ds.opening
+    opening = Opening(None if credentials is None else _s3_store(text, credentials))
+    return locate(text, opening), opening
 
 
 def destination(url: str, credentials: Path | None = None) -> tuple[DataStore, str]:

@@ -162,7 +162,7 @@ def copy_dataset(
         infos = work.run()
         known = [info for info in infos if info is not None]
         record = CommitRecord(source.schema, tuple(known)) if len(known) == len(infos) else None
-        there = {url.rpartition("/")[2]: url for url in transaction.commit(record)}
+        written = transaction.commit(record)
     except BaseException as error:
         if work.checked:
             transaction.suspend()
@@ -170,7 +170,10 @@ def copy_dataset(
         else:
             transaction.abort()
         raise
-    return Copied([there[name] for name in names], record, work.done, work.kept)
+    if record is None:  # what was made is named by its files, in no order
+        there = {url.rpartition("/")[2]: url for url in written}
+        written = [there[name] for name in names]
+    return Copied(written, record, work.done, work.kept)
 
 
 def _names(shards: Sequence[Original], opening: Opening) -> list[str]:
