@@ -257,6 +257,26 @@ def test_threads_end(ds: atdata.Dataset[Photo]) -> None:
     assert not started()
 
 
+def test_a_plan_says_what_fields_take(ds: atdata.Dataset[Photo], fault_proxy: FaultProxy) -> None:
+    """In requests and bytes, which are those that the server sees."""
+    for fields in (("embedding",), ("caption", "mask"), ("label",), ("label", "tags")):
+        for options in ({"block": 1}, {"block": 4, "window": 3}, {"batch_size": 4}):
+            loader = ds.select_fields(*fields).shuffled(**options)  # type: ignore[call-overload]
+            planned = loader.plan()
+            fault_proxy.forget()
+            for item in loader:
+                [getattr(item, name) for name in fields]
+            sizes = asked(fault_proxy)
+            assert (planned.traffic.requests, planned.traffic.bytes) == (len(sizes), sum(sizes))
+            assert f"only {', '.join(fields)}: fetched" in str(planned)
+    whole = ds.shuffled(batch_size=4).plan()
+    assert whole.traffic is not None
+    assert whole.traffic.bytes > IMAGES
+    assert "of batches only those are fetched that somebody asks for" in str(whole)
+    assert "only" not in str(ds.shuffled().plan())
+    assert "fetched" not in str(ds.select_fields("image").shuffled().plan())  # it is most of the sample
+
+
 # -- trust -----------------------------------------------------------------------------------------------------------
 
 

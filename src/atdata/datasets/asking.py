@@ -1,8 +1,9 @@
 """Batches whose samples lie on servers: of each the fields that somebody asks for are fetched, and no others.
 
-Nothing is fetched of an iteration's first batch before it is asked for a column. What its columns were is fetched ahead
-of the reader for the batches that follow, and whatever else turns out to be wanted of later ones. A reader that has
-taken the second batch without having looked at the first wants something else of them, and so gets all there is.
+Where no fields were chosen, nothing is fetched of an iteration's first batch before it is asked for a column. What its
+columns were is fetched ahead of the reader for the batches that follow, and whatever else turns out to be wanted of
+later ones. A reader that has taken the second batch without having looked at the first wants something else of them,
+and so gets all there is.
 """
 
 from __future__ import annotations

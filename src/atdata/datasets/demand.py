@@ -11,45 +11,45 @@ class Demand:
     """What is wanted of the samples of an iteration.
 
     Args:
-        most: the fields that may be wanted; None for whole samples.
-        first: samples of which nothing is fetched, because they will tell what is wanted.
+        fields: those that are wanted, where that is known; None for whatever somebody asks for, and everything else
+            as long as nobody has.
     """
 
-    def __init__(self, most: Fields = None, first: int = 0) -> None:
-        self._most = most
-        self._first = first
-        self._asked: set[str] | None = set()
-        self._known = False
+    def __init__(self, fields: Fields = None) -> None:
+        self._fields = fields
+        self._first = 0
+        self._asked: set[str] = set()
+        self._all = False
 
-    def begin(self, most: Fields, first: int) -> Demand:
-        """Another iteration of the same: what was wanted before is what it begins with."""
-        self._most, self._first = most, first
+    def begin(self, first: int) -> Demand:
+        """Another iteration of the same: it begins with what was asked for before.
+
+        Args:
+            first: samples of which nothing is fetched when nobody has asked before, because they will tell.
+        """
+        self._first = first
         return self
 
     @property
     def asks(self) -> bool:
         """Whether there are samples yet that will tell what is wanted."""
-        return not self._known and self._first > 0
+        return self._fields is None and not self._asked and not self._all and self._first > 0
 
     def untold(self, count: int) -> int:
         """How many of the next `count` samples are to be given out as they lie on their server."""
-        if self._known:
-            return 0
-        found = min(count, self._first)
+        found = min(count, self._first) if self.asks else 0
         self._first -= found
         return found
 
     def ask(self, fields: Fields) -> None:
-        """Take note of what is wanted; None is whatever there is."""
+        """Take note of what somebody asks for; None is all there is."""
         if fields is None:
-            self._asked = None
-        elif self._asked is not None:
+            self._all = True
+        else:
             self._asked.update(fields)
-        self._known = True
 
     def ahead(self) -> Fields:
         """What to fetch of the samples that come next."""
-        asked = self._asked
-        if asked is None or not asked:
-            return self._most
-        return tuple(name for name in self._most if name in asked) if self._most is not None else tuple(sorted(asked))
+        if self._fields is not None:
+            return self._fields
+        return None if self._all or not self._asked else tuple(sorted(self._asked))

@@ -13,7 +13,8 @@ from atdata.datasets.ahead import BUDGET, Ahead
 from atdata.datasets.demand import Demand
 from atdata.datasets.epoch import Progress
 from atdata.datasets.order import Order, order_key
-from atdata.datasets.plan import Plan, make_plan
+from atdata.datasets.plan import Alone, Plan, make_plan
+from atdata.datasets.remote import RemoteShard
 from atdata.datasets.share import Deal, Ranks, Remainder, Share, find_ranks, find_share
 from atdata.datasets.state import FORMAT, check_state, steps_digest, type_digest
 from atdata.datasets.steps import Filter, Take, ValueStep
@@ -30,6 +31,7 @@ __all__ = ["Loader", "Settings"]
 
 T = TypeVar("T")
 
+_LOOKED_AT = 8  # shards whose manifests say what fields take
 _BLOCK = 2 << 20  # bytes of a block: long enough for a request to be worth its answer
 _WINDOW = 32  # blocks of a window
 
@@ -191,6 +193,8 @@ class Loader(Generic[T]):
     def plan(self, world_size: int | None = None, workers: int | None = None) -> Plan:
         """What an epoch will take: print it. No sample is read for that.
 
+        Where only some fields are read of samples on servers, the manifests of eight shards or less tell what it takes.
+
         Args:
             world_size: number of ranks; by default as many as there are now.
             workers: of each rank; by default as many as there are now.
@@ -214,6 +218,13 @@ class Loader(Generic[T]):
                 notes.append(f"where {query['predicate']} leaves {query['pruned']} of {query['shards']} shards alone")
         if access.far and access.cached:
             notes.append("whole shards are brought into the cache, each once, and read from there")
+        view = dataset._view(tuple(step for step in dataset.steps if isinstance(step, ValueStep)))
+        alone = self._alone(view)
+        if alone is not None:
+            fields = ", ".join(fields_of(view.stored_type) or ())
+            notes.append(f"only {fields}: fetched without the rest of the samples, where that saves something")
+        elif access.asks and dataset.seekable and settings.batch_size is not None and view.lies:
+            notes.append("this is for all columns: of batches only those are fetched that somebody asks for")
         return make_plan(
             self._order(length),
             exact=known is not None,
@@ -228,7 +239,24 @@ class Loader(Generic[T]):
             far=access.far,
             seekable=dataset.seekable,
             notes=notes,
+            alone=alone,
         )
+
+    def _alone(self, view: View) -> Alone | None:
+        """How the fields that samples are made of are fetched by themselves; None where whole samples are."""
+        access, fields = view.access, fields_of(view.stored_type)
+        if fields is None or not access.asks or not self._dataset.seekable:
+            return None
+        count = len(access.refs)
+        numbers = sorted({at * count // _LOOKED_AT for at in range(_LOOKED_AT)} if count > _LOOKED_AT else range(count))
+        samples = apart = requests = size = 0
+        for number, shard in zip(numbers, access.each(numbers, lambda n: access.current(n).shard), strict=True):
+            samples += access.count(number)
+            takes = shard.takes(fields) if isinstance(shard, RemoteShard) else None
+            if takes is not None:
+                apart += access.count(number)
+                requests, size = requests + takes[0], size + takes[1]
+        return Alone(apart / samples, requests / apart, size / apart) if apart else None
 
     # -- going through it ------------------------------------------------------------------------------------
 
@@ -276,11 +304,10 @@ class Loader(Generic[T]):
         return epoch.dealt((sample for _, sample in keyed), deal, sample_type, progress, single=single)
 
     def _wanted_of(self, view: View) -> Demand:
-        """Which fields are fetched of samples on servers: of batches those that somebody asks for."""
+        """Which fields are fetched of samples on servers: those chosen, or of batches those that somebody asks for."""
         size = self._settings.batch_size
-        if size is None or not view.lies or not view.access.asks:
-            return view.demand()
-        return self._demand.begin(fields_of(view.stored_type), size)
+        asks = size is not None and view.lies and view.access.asks and fields_of(view.stored_type) is None
+        return self._demand.begin(size or 0) if asks else view.demand()
 
     def _only_taken(self) -> tuple[int | None, tuple[ValueStep, ...]] | None:
         """How many samples there are at most, and what is made of each; None where steps choose among them."""

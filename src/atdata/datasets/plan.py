@@ -10,7 +10,7 @@ from atdata.datasets.quality import order_quality
 from atdata.datasets.remote import GAP, WINDOW
 from atdata.datasets.share import Deal, Remainder, Share
 
-__all__ = ["Plan", "Traffic", "make_plan", "traffic"]
+__all__ = ["Alone", "Plan", "Traffic", "make_plan", "traffic"]
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,28 @@ class Traffic:
     requests: int
     bytes: int
     times: int
+
+
+@dataclass(frozen=True)
+class Alone:
+    """How fields are fetched by themselves, about.
+
+    Attributes:
+        share: of the samples it is so; others are fetched whole.
+        requests: for each of these samples.
+        bytes: of each.
+    """
+
+    share: float
+    requests: float
+    bytes: float
+
+    def of(self, count: int, others: Traffic) -> Traffic:
+        """What `count` samples take, given what they would whole."""
+        alone, rest = count * self.share, 1 - self.share
+        requests = round(alone * self.requests + rest * others.requests)
+        size = round(alone * self.bytes + rest * others.bytes)
+        return Traffic(requests, size, others.times if rest else 1)
 
 
 def traffic(order: Order, readers: int, batch: int, each: int) -> Traffic:
@@ -135,6 +157,7 @@ def make_plan(
     far: bool,
     seekable: bool,
     notes: list[str],
+    alone: Alone | None = None,
 ) -> Plan:
     """The plan of an epoch in this order.
 
@@ -152,6 +175,7 @@ def make_plan(
         far: whether shards lie on servers.
         seekable: whether samples can be read in any order.
         notes: what else there is to say.
+        alone: how single fields are fetched; None where whole samples are.
     """
     batch, readers = batch_size or 1, world_size * workers
     ranks: dict[int, int] = {}
@@ -167,12 +191,14 @@ def make_plan(
         asked = traffic(order, readers, batch, each) if seekable else through
     shuffled, perfect = order.key is not None, order.block == 1 or (order.group >= order.length and order.lanes == 1)
     found = list(notes)
-    if asked is not None and seekable and shuffled and not perfect:
+    if asked is not None and seekable and shuffled and not perfect and alone is None:
         better = traffic(replace(order, lanes=readers, batch=batch), readers, batch, each)
         if asked.times > 1 or asked.requests >= 2 * better.requests:
             found.append(f"with lanes={readers} it would be {better.requests:,} requests for {_bytes(better.bytes)}")
         if order.group * each * asked.times // readers > budget // 2:
             found.append("a reader's windows do not fit into half of the budget, and are fetched in more pieces")
+    if asked is not None and alone is not None:
+        asked = alone.of(order.length, asked)
     if total < readers:
         found.append(f"{readers - total} of {readers} readers get nothing: there are {total:,} batches")
     quality = order_quality(order.numbers, order.length) if shuffled else 0.0

@@ -172,19 +172,36 @@ class RemoteShard(Shard):
 
     # -- single fields ---------------------------------------------------------------------------------------
 
-    def _narrow(self, rows: NDArray[np.int64], fields: Fields) -> Load | None:
-        """What to fetch of these samples for some fields; None where whole samples cost little more."""
+    def takes(self, fields: Fields) -> tuple[int, int] | None:
+        """Requests and bytes for some fields of all samples; None where these are not fetched by themselves."""
+        requests = size = 0
+        for start, stop in self.runs(fields):
+            found = self._ranges(np.arange(start, stop), fields)
+            if found is None:
+                return None
+            requests += len(found[1])
+            size += sum(r.stop - r.start for r in found[1])
+        return requests, size
+
+    def _ranges(self, rows: NDArray[np.int64], fields: Fields) -> tuple[Spans, list[ByteRange]] | None:
+        """The ranges to fetch of these samples for some fields; None where whole samples cost little more."""
         spans = None if fields is None else spans_of(self.manifest, rows, fields, check=self._check)
-        if fields is None or spans is None:
+        if spans is None:
             return None
         pieces = list(zip(spans.starts.tolist(), spans.stops.tolist(), strict=True))
         ranges = coalesce(pieces, max_gap=APART, max_size=WINDOW)
         size = sum(r.stop - r.start for r in ranges)
-        if 4 * size > 3 * int(self.manifest.sizes[rows].sum()):
+        return None if 4 * size > 3 * int(self.manifest.sizes[rows].sum()) else (spans, ranges)
+
+    def _narrow(self, rows: NDArray[np.int64], fields: Fields) -> Load | None:
+        """What to fetch of these samples for some fields; None where whole samples cost little more."""
+        found = self._ranges(rows, fields)
+        if fields is None or found is None:
             return None
+        spans, ranges = found
         jobs = [partial(self._fields, rows, spans, wanted) for wanted in ranges]
-        finish = partial(self._extract, rows, fields, spans, ranges)
-        return Load(rows, max(size, REQUEST * len(ranges)), jobs, finish, light=True)
+        size = sum(max(r.stop - r.start, REQUEST) for r in ranges)
+        return Load(rows, size, jobs, partial(self._extract, rows, fields, spans, ranges), light=True)
 
     def _fields(self, rows: NDArray[np.int64], spans: Spans, wanted: ByteRange) -> Part:
         part = Part(self._file.fetch(wanted.start, wanted.stop), wanted.start)
