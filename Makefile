@@ -19,8 +19,9 @@ help: ## list these targets
 setup: ## make .venv with the locked packages and PyTorch, or find it made
 	@scripts/setup.sh --with requirements/torch.txt
 
-demo: ## show the library at work on real data
+demo: ## show the library at work on real data (ARGS=--network: and share it)
 	@scripts/setup.sh
+	@case " $(ARGS) " in *" --network "*) scripts/install-server.sh atproto ;; esac
 	@$(BIN)/atdata demo $(ARGS)
 
 test: setup ## every check and every test, with coverage

@@ -88,3 +88,13 @@ def test_a_missing_package_is_said_with_how_to_get_it(tmp_path, missing):
     assert "pip install 'atdata[demo]'" in done.stderr
     assert "Traceback" not in done.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_the_network_half_publishes_finds_verifies_and_streams(run):
+    answer = run("demo", "--network", "--json")
+    assert (answer.code, answer.err) == (0, "")
+    told = answer.document["network"]
+    assert told["uri"].startswith("at://did:plc:")
+    assert told["verified"] is True
+    assert told["samples"] == 1797

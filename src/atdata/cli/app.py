@@ -94,13 +94,19 @@ def demo(
     to: Annotated[
         Path, typer.Option("--to", metavar="FOLDER", help="The folder to write to.", show_default=True)
     ] = Path("demo-data"),
+    network: Annotated[
+        bool,
+        typer.Option(
+            "--network", help="Go on: publish, find, verify and stream them on a network that runs on this machine."
+        ),
+    ] = False,
     json: Json = False,
 ) -> None:
     """Show the library at work on 1,797 real handwritten digits."""
     with reporting(json) as report:
         from atdata.cli.demo.story import run
 
-        run(report, to)
+        run(report, to, network=network)
 
 
 @app.command()

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import importlib
-import inspect
-import json
 import os
-import re
 import shlex
 import shutil
 import sys
-import textwrap
 import time
 from pathlib import Path
 from typing import Any
 
 from atdata.cli.demo import digits
 from atdata.cli.demo.sheet import contact_sheet
+from atdata.cli.demo.telling import PREFIX, Telling
 from atdata.cli.demo.timing import PASSES, Comparison, compare
 from atdata.cli.pictures import can_draw, picture
 from atdata.cli.reporting import Report, clean, count, size
@@ -27,12 +24,11 @@ from atdata.samples.schema import Schema
 __all__ = ["run"]
 
 _NEEDS = {"sklearn": "scikit-learn", "PIL": "pillow", "webdataset": "webdataset"}
-_PREFIX = "digits/v1"
 _SHEET = "contact-sheet.png"
 
 
-def run(report: Report, folder: Path) -> None:
-    """Run the whole demo in `folder`."""
+def run(report: Report, folder: Path, *, network: bool = False) -> None:
+    """Run the whole demo in `folder`, with its second half on a network of this machine."""
     start = time.monotonic()
     _check_extra(report)
     _check_folder(folder)
@@ -42,6 +38,8 @@ def run(report: Report, folder: Path) -> None:
     story.learn()
     story.draw()
     story.race()
+    if network:
+        story.share()
     story.end(time.monotonic() - start)
 
 
@@ -59,7 +57,7 @@ def _check_extra(report: Report) -> None:
 
 def _check_folder(folder: Path) -> None:
     """Refuse to write over anything but an earlier run of this demo."""
-    place = folder / _PREFIX
+    place = folder / PREFIX
     try:
         schema = locate(str(place)).schema
     except DatasetNotFoundError:
@@ -74,27 +72,26 @@ def _check_folder(folder: Path) -> None:
         )
 
 
-class _Story:
+class _Story(Telling):
     """The steps, each of which does its part, says so, and keeps the numbers for the JSON document."""
 
     def __init__(self, report: Report, folder: Path) -> None:
-        self._report = report
+        super().__init__(report)
         self._folder = folder
-        self._numbers: dict[str, Any] = {"folder": str(folder), "dataset": str(folder / _PREFIX)}
-        self._step = 0
+        self._numbers: dict[str, Any] = {"folder": str(folder), "dataset": str(folder / PREFIX)}
 
     # -- the steps -----------------------------------------------------------------------------------------------
 
     def write(self) -> None:
-        self._title("A sample is a class; a dataset is written from any iterable of them")
-        self._code(digits.Digit, digits.samples, digits.write, folder=str(self._folder))
-        self._report.print(f"Writing scikit-learn's handwritten digits to {self._shown(self._folder)}:\n")
+        self.title("A sample is a class; a dataset is written from any iterable of them")
+        self.code(digits.Digit, digits.samples, digits.write, folder=str(self._folder))
+        self.report.print(f"Writing scikit-learn's handwritten digits to {self.shown(self._folder)}:\n")
         start = time.perf_counter()
         self._urls = digits.write(digits.samples(), str(self._folder))
         seconds = time.perf_counter() - start
         record = self._urls.record
-        self._tree(self._folder / _PREFIX)
-        self._report.print(
+        self._tree(self._folder / PREFIX)
+        self.report.print(
             f"\n{count(record.samples, 'sample')} in {count(len(record.shards), 'shard')}, {size(record.size)}, "
             f"written in {seconds:.2f} s (with loading scikit-learn's data).\nContent identifier: {record.cid}\n"
             "The shards are plain tar files; atdata.json was written last, and names each by its SHA-256."
@@ -109,31 +106,31 @@ class _Story:
         }
 
     def read(self) -> None:
-        self._title("It comes back by its place alone: the class is built from the stored schema")
-        self._code(digits.read, digits.read_batches, folder=str(self._folder))
+        self.title("It comes back by its place alone: the class is built from the stored schema")
+        self.code(digits.read, digits.read_batches, folder=str(self._folder))
         self._digits = found = digits.read(str(self._folder))
         batch = digits.read_batches(found)
         sample = found[17]
-        self._report.print(f"digits              {clean(repr(found))}")
-        self._report.print(f"len(digits)         {len(found):,}")
-        self._report.print(f"digits[17].label    {sample.label}")
-        drawn = picture(sample.image, self._report.console) if can_draw(self._report.console) else None
+        self.report.print(f"digits              {clean(repr(found))}")
+        self.report.print(f"len(digits)         {len(found):,}")
+        self.report.print(f"digits[17].label    {sample.label}")
+        drawn = picture(sample.image, self.report.console) if can_draw(self.report.console) else None
         if drawn is not None:
-            self._report.print("digits[17].image")
-            self._report.print(drawn)
+            self.report.print("digits[17].image")
+            self.report.print(drawn)
         image = batch.image
-        self._report.print(
+        self.report.print(
             f"batch.image         {image.dtype} array of shape {image.shape}, copied straight from the shard"
         )
-        self._report.print(f"batch.label[:10]    {batch.label[:10]}")
+        self.report.print(f"batch.label[:10]    {batch.label[:10]}")
 
     def learn(self) -> None:
-        self._title("A small classifier learns from the first four fifths, and is tried on the rest")
-        self._code(digits.centroids)
+        self.title("A small classifier learns from the first four fifths, and is tried on the rest")
+        self.code(digits.centroids)
         centroids = digits.centroids(self._digits)
         right, seen = digits.score(self._digits, centroids)
         accuracy = right / seen
-        self._report.print(
+        self.report.print(
             f"Learned from {len(self._digits) - seen:,} samples. Of the {seen} held out, the nearest centroid is that "
             f"of the right digit for {right}:\naccuracy {accuracy:.1%} (guessing gives about 10 %)."
         )
@@ -145,18 +142,18 @@ class _Story:
         }
 
     def draw(self) -> None:
-        self._title("A contact sheet")
+        self.title("A contact sheet")
         path = self._folder / _SHEET
         images = next(iter(self._digits.ordered(batch_size=200))).image
         contact_sheet(images, path, columns=20, top=16)
-        self._report.print(f"The first {len(images)} samples: {self._shown(path)} ({size(path.stat().st_size)})")
+        self.report.print(f"The first {len(images)} samples: {self.shown(path)} ({size(path.stat().st_size)})")
         self._numbers["contact_sheet"] = str(path)
 
     def race(self) -> None:
-        self._title("Reading speed, against the webdataset package on the same shards")
+        self.title("Reading speed, against the webdataset package on the same shards")
         results = compare(self._digits, list(self._urls), len(self._digits))
-        self._report.print(_table(results))
-        self._report.print(
+        self.report.print(_table(results))
+        self.report.print(
             f"Medians of {PASSES} passes after one to warm up, turn by turn, in this process. Both decode every image\n"
             "and label, webdataset with msgspec. Spread: half of the passes lie within it, for the less steady one."
         )
@@ -171,37 +168,21 @@ class _Story:
             for r in results
         ]
 
+    def share(self) -> None:
+        from atdata.cli.demo.sharing import Sharing
+
+        sharing = Sharing(self.report, self.step)
+        self._numbers["network"] = sharing.run(self._digits)
+        self.step = sharing.step
+
     def end(self, seconds: float) -> None:
-        dataset = self._shown(self._folder / _PREFIX)
+        dataset = self.shown(self._folder / PREFIX)
         commands = [f"{_command()} {what} {dataset}" for what in ("head", "inspect", "verify")]
-        self._title(f"Done in {seconds:.1f} s. Try next", number=False)
+        self.title(f"Done in {seconds:.1f} s. Try next", number=False)
         for command in commands:
-            self._report.print(f"    {command}")
+            self.report.print(f"    {command}")
         self._numbers |= {"seconds": round(seconds, 2), "try_next": commands}
-        self._report.document(self._numbers)
-
-    # -- telling -------------------------------------------------------------------------------------------------
-
-    def _title(self, text: str, *, number: bool = True) -> None:
-        from rich.text import Text
-
-        self._step += number
-        self._report.print(Text(f"\n{self._step}. {text}\n" if number else f"\n{text}\n", "bold"))
-
-    def _code(self, *parts: Any, folder: str | None = None) -> None:
-        """Show the source of a class, or of the bodies of functions."""
-        source = "\n".join(_source(part) for part in parts).rstrip("\n")
-        if digits.Digit in parts:
-            source = f"import atdata\nimport numpy as np\nfrom numpy.typing import NDArray\n\n{source}"
-        if folder is not None:
-            source = source.replace(
-                'f"{folder}/digits/v1"', json.dumps(os.path.join(folder, _PREFIX), ensure_ascii=False)
-            )
-            source = source.replace(
-                "LocalDiskStore(folder)", f"LocalDiskStore({json.dumps(folder, ensure_ascii=False)})"
-            )
-        self._report.code(textwrap.indent(source, "    "))
-        self._report.print("")
+        self.report.document(self._numbers)
 
     def _tree(self, folder: Path) -> None:
         from rich.table import Table
@@ -219,24 +200,8 @@ class _Story:
                 size((folder / name).stat().st_size),
                 f"sha256 {sha256[:16]}…" if sha256 is not None else "",
             )
-        self._report.print(f" {self._shown(folder)}")
-        self._report.print(table)
-
-    def _shown(self, path: Path) -> str:
-        """The path as it can be pasted into a shell in this folder."""
-        return shlex.quote(clean(str(path)))
-
-
-def _source(part: Any) -> str:
-    """A class as it stands; of a function, its body without the docstring and the last return."""
-    text = re.sub(r"  # type: ignore.*", "", textwrap.dedent(inspect.getsource(part)))
-    if inspect.isclass(part):
-        return text
-    lines = text.split("\n")
-    body = lines[next(i for i, line in enumerate(lines) if line.rstrip().endswith('"""')) + 1 :]
-    while body and (not body[-1].strip() or body[-1].startswith("    return ")):
-        body.pop()
-    return textwrap.dedent("\n".join(body)).strip("\n") + "\n"
+        self.report.print(f" {self.shown(folder)}")
+        self.report.print(table)
 
 
 def _command() -> str:
