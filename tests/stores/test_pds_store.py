@@ -38,6 +38,7 @@ def login(atproto):
         client.close()
 
 
+@pytest.mark.slow
 class TestPDSBlobStore(FullStoreSuite):
     @pytest.fixture
     def store(self, atproto, monkeypatch, tmp_path):

@@ -162,6 +162,8 @@ def copy_dataset(
         infos = work.run()
         known = [info for info in infos if info is not None]
         record = CommitRecord(source.schema, tuple(known)) if len(known) == len(infos) else None
+        if record is not None:
+            record = transaction.fitted(record)
         written = transaction.commit(record)
     except BaseException as error:
         if work.checked:

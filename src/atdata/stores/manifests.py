@@ -283,8 +283,9 @@ def _writing(shard: str, opening: Opening) -> Iterator[_Put]:
             yield lambda name, data: _replace(folder / name, data)
         return
     if store is None:
+        what = "blobs are" if shard.startswith("at://") else "web servers are"
         raise StoreError(
-            "web servers are read, not written: copy the shards to where you may write (`atdata cp`), and build their "
+            f"{what} read, not written: copy the shards to where you may write (`atdata cp`), and build their "
             "manifests there",
             url=public_url(shard),
         )

@@ -152,7 +152,7 @@ class PDSBlobStore(DataStore):
             DatasetNotFoundError: there is no dataset.
         """
         pins = Pins(self.client, self.did)
-        pin = pins.first(check_prefix(prefix))
+        pin = pins.first(_checked(prefix))
         if pin is None:
             raise DatasetNotFoundError("there is no dataset here", url=pins.url(prefix.rstrip("/")))
         record = pins.record(pin)
@@ -240,12 +240,7 @@ class PDSBlobStore(DataStore):
 
     def _writable(self, prefix: str) -> str:
         """The prefix, when the account that is logged in may write there."""
-        clean = check_prefix(prefix)
-        start = clean.partition("/")[0]
-        if start == "blob" or start.startswith("science.alt.dataset."):
-            raise UnsafeNameError(
-                f"the prefix {prefix!r} cannot be used: in an account, {start}/ begins addresses of another kind"
-            )
+        clean = _checked(prefix)
         self._check_owner()
         return clean
 
@@ -264,3 +259,14 @@ class PDSBlobStore(DataStore):
     def __getstate__(self) -> dict[str, Any]:
         # A client does not take its login along; the account stays the same one.
         return self.__dict__ | {"_did": None, "repo": self.repo or self.client.did}
+
+
+def _checked(prefix: str) -> str:
+    """A prefix that is one in an account, too."""
+    clean = check_prefix(prefix)
+    start = clean.partition("/")[0]
+    if start == "blob" or start.startswith("science.alt.dataset."):
+        raise UnsafeNameError(
+            f"the prefix {prefix!r} cannot be used: in an account, {start}/ begins addresses of another kind"
+        )
+    return clean
