@@ -7,6 +7,7 @@ import itertools
 import json
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -14,15 +15,24 @@ from typing import Any
 from watch import anonymous, highest
 
 if __name__ != "__main__":
+    import numpy as np
     from harness import Bar, Contender, Context, Result, Row, Table, Timing, compare, rates, ratio
+    from numpy.typing import NDArray
 
+    import atdata
     from atdata.atmosphere import Atmosphere, Write
     from atdata.testing.network import LocalNetwork, LocalNetworkError
+
+    @atdata.packable
+    class Block:
+        data: NDArray[np.uint8]
+
 
 TITLE = "Atmosphere"
 THING = "com.example.dataset"
 RECORDS, LISTED = 1000, 10_000
 BLOB = 50 << 20
+SHARDS = 4
 PIECE = 1 << 20
 MEMORY = 64 + PIECE / 1e6  # MB
 
@@ -41,6 +51,7 @@ def run(ctx: Context) -> Result:
         _publish(ctx, network, result)
         _list(ctx, network, result)
         _blobs(ctx, network, result)
+        _dataset(ctx, network, result)
         _memory(ctx, network, result)
     finally:
         network.close()
@@ -211,12 +222,78 @@ def _blobs(ctx: Context, network: LocalNetwork, result: Result) -> None:
     account.close()
 
 
-def _compared(ctx: Context, result: Result, what: str, size: int, contenders: list[Contender]) -> None:
-    timings: dict[str, Timing] = compare(contenders, ctx.rounds)
-    title = f"{TITLE}, a blob of {size >> 20} MiB {what}"
-    result.tables.append(rates(title, "MB/s", size / 1e6, timings, "In pieces, hashed on the way."))
+def _dataset(ctx: Context, network: LocalNetwork, result: Result) -> None:
+    """A dataset of several shards of that size, each one blob: written and read whole."""
+    size = max(PIECE, int(BLOB * min(ctx.scale, 1.0)) // PIECE * PIECE)
+    account = Account.of(network)
+    number = itertools.count()
+    samples: list[Block] = []
+    with tempfile.TemporaryDirectory(prefix="atdata-bench-") as folder:
+        fresh = itertools.count()
+
+        def another() -> None:
+            seed = next(number)
+            rng = np.random.default_rng(seed)
+            samples[:] = [Block(rng.integers(0, 256, PIECE - 1024, np.uint8)) for _ in range(SHARDS * size // PIECE)]
+
+        def store() -> atdata.PDSBlobStore:
+            return atdata.PDSBlobStore(account.client, cache=f"{folder}/{next(fresh)}")
+
+        def send_ours() -> int:
+            dataset = atdata.Dataset.from_samples(samples, Block)
+            urls = store().write_shards(dataset, prefix="p", maxsize=size, manifest=False, overwrite=True)
+            return sum(shard.samples for shard in urls.shards)
+
+        def send_bare() -> int:
+            each = size // PIECE
+            for first in range(0, len(samples), each):
+                digest = hashlib.sha256()
+
+                def hashed(first: int = first, digest: Any = digest) -> Iterator[bytes]:
+                    for sample in samples[first : first + each]:
+                        digest.update(sample.data)
+                        yield sample.data.tobytes()
+
+                length = sum(sample.data.nbytes for sample in samples[first : first + each])
+                headers = {"content-type": "application/octet-stream", "content-length": str(length)}
+                account.bare.post("/com.atproto.repo.uploadBlob", content=hashed(), headers=headers).raise_for_status()
+            return len(samples)
+
+        bare = Contender("httpx and SHA-256", send_bare, another)
+        _compared(ctx, result, "sent", size, [Contender("atdata, write_shards", send_ours, another), bare], SHARDS)
+        another()
+        dataset = atdata.Dataset.from_samples(samples, Block)
+        urls = store().write_shards(dataset, prefix="q", maxsize=size, manifest=False)
+
+        def get_ours() -> int:
+            return sum(int(sample.data[0]) >= 0 for sample in atdata.Dataset[Block](urls, store=store()))
+
+        def get_bare() -> int:
+            for url in urls:
+                params = {"did": account.did, "cid": url.rpartition("/")[2]}
+                headers, digest = {"accept-encoding": "identity"}, hashlib.sha256()
+                with account.bare.stream("GET", "/com.atproto.sync.getBlob", params=params, headers=headers) as answer:
+                    for chunk in answer.iter_raw():
+                        digest.update(chunk)
+            return len(samples)
+
+        bare = Contender("httpx and SHA-256", get_bare)
+        _compared(ctx, result, "read", size, [Contender("atdata, Dataset", get_ours), bare], SHARDS)
+    account.close()
+
+
+def _compared(
+    ctx: Context, result: Result, what: str, size: int, contenders: list[Contender], shards: int | None = None
+) -> None:
+    timings: dict[str, Timing] = compare(contenders, ctx.rounds if shards is None else min(ctx.rounds, 3))
+    things = "a blob" if shards is None else f"a dataset of {shards} shards"
+    title = f"{TITLE}, {things} of {size >> 20} MiB {what}"
+    note = (
+        "In pieces, hashed on the way." if shards is None else "Shards and records; bare: the bytes alone, one by one."
+    )
+    result.tables.append(rates(title, "MB/s", size * (shards or 1) / 1e6, timings, note))
     got = ratio(timings, *(each.name for each in contenders))
-    result.bars.append(Bar(f"a blob {what}, over bare streaming with SHA-256", 0.8, *got))
+    result.bars.append(Bar(f"{things} {what}, over bare streaming with SHA-256", 0.8, *got))
 
 
 def _memory(ctx: Context, network: LocalNetwork, result: Result) -> None:
