@@ -241,7 +241,7 @@ def _dataset(ctx: Context, network: LocalNetwork, result: Result) -> None:
 
         def send_ours() -> int:
             dataset = atdata.Dataset.from_samples(samples, Block)
-            urls = store().write_shards(dataset, prefix="p", maxsize=size, manifest=False, overwrite=True)
+            urls = store().write_shards(dataset, prefix=f"p{next(fresh)}", maxsize=size, manifest=False)
             return sum(shard.samples for shard in urls.shards)
 
         def send_bare() -> int:

@@ -1,5 +1,6 @@
 """Shards as blobs in accounts of a real AT Protocol network."""
 
+import hashlib
 import json
 import os
 import pickle
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 import atdata
 from atdata.atmosphere import Atmosphere, lexicon
 from atdata.cid import Link
-from atdata.errors import LoginError, RecordError, UnsafeNameError
+from atdata.errors import IntegrityError, LoginError, RecordError, UnsafeNameError
 from atdata.stores.pins import PIN, File, Pin, key_of, now
 from atdata.testing import FaultyStore, FullStoreSuite
 from atdata.testing.network import LocalAccount
@@ -171,3 +172,11 @@ def test_names_that_are_none_are_refused(name):
     with pytest.raises(RecordError, match="is no name of a file") as caught:
         Pin.of(value)
     assert caught.value.field == "pin.blobs[1].name"
+
+
+def test_a_blob_that_is_another_than_its_digest_says_is_told(login):
+    client = login()
+    blob = client.upload_blob(b"abc", 3, "text/plain", sha256=hashlib.sha256(b"abc").hexdigest())
+    assert blob["ref"]["$link"] == str(Link.to_blob(b"abc"))
+    with pytest.raises(IntegrityError, match="other bytes than were sent"):
+        client.upload_blob(b"abd", 3, "text/plain", sha256=hashlib.sha256(b"abc").hexdigest())

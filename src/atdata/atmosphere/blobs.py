@@ -37,7 +37,9 @@ def check_cid(cid: str) -> str:
     return cid
 
 
-def upload_blob(server: Xrpc, data: bytes | Iterable[bytes], size: int, mime: str) -> dict[str, Any]:
+def upload_blob(
+    server: Xrpc, data: bytes | Iterable[bytes], size: int, mime: str, *, sha256: str | None = None
+) -> dict[str, Any]:
     """Send bytes, as they come, and give the blob object to put into a record.
 
     Args:
@@ -45,6 +47,7 @@ def upload_blob(server: Xrpc, data: bytes | Iterable[bytes], size: int, mime: st
         data: the bytes; what can be iterated over only once is sent only once, however the network is.
         size: how many they are.
         mime: their kind; the server may find another.
+        sha256: their digest, in hex, where it is known: they need not be hashed then.
 
     Raises:
         IntegrityError: the server has other bytes than were sent, or `data` has another size.
@@ -60,7 +63,8 @@ def upload_blob(server: Xrpc, data: bytes | Iterable[bytes], size: int, mime: st
             sent += len(piece)
             if sent > size:
                 break
-            digest.update(piece)
+            if sha256 is None:
+                digest.update(piece)
             yield piece
         if sent != size:
             more = "more" if sent > size else f"{sent}"
@@ -75,7 +79,7 @@ def upload_blob(server: Xrpc, data: bytes | Iterable[bytes], size: int, mime: st
     cid = ref.get("$link") if isinstance(ref, dict) else None
     if not isinstance(blob, dict) or not isinstance(cid, str):
         raise AtmosphereError("the server's answer to the upload makes no sense", url=server.base)
-    expected = str(Link.to_sha256(digest.hexdigest()))
+    expected = str(Link.to_sha256(sha256 or digest.hexdigest()))
     if cid != expected or blob.get("size") != size:
         raise IntegrityError("the server has other bytes than were sent", url=server.base, expected=expected, got=cid)
     return blob

@@ -250,13 +250,15 @@ class Atmosphere:
             self._blob_limit = said if isinstance(said, int) and said > 0 else _BLOB_LIMIT
         return self._blob_limit
 
-    def upload_blob(self, data: bytes | Iterable[bytes], size: int, mime: str) -> dict[str, Any]:
+    def upload_blob(
+        self, data: bytes | Iterable[bytes], size: int, mime: str, *, sha256: str | None = None
+    ) -> dict[str, Any]:
         """Send bytes to the own account, and give the blob object to put into a record; see `blobs.upload_blob`.
 
         Nobody can read them before a record names them, and some servers forget those that none does.
         """
         _, server = self._writing()
-        return blobs.upload_blob(server, data, size, mime)
+        return blobs.upload_blob(server, data, size, mime, sha256=sha256)
 
     def blob_url(self, did: str, cid: str) -> str:
         """The https URL that gives a blob's bytes, at the server of the account that it belongs to."""

@@ -139,9 +139,12 @@ class Opener:
         """The whole shard out of the cache, brought there if need be."""
         manifest = self._manifest(ref, file.size)
         for attempt in itertools.count():
-            path = cache.find(expected) or cache.add(expected, file.chunks, url=ref.url)
+            kept = cache.find(expected)
+            path = kept or cache.add(expected, file.chunks, url=ref.url)
             try:
                 with LocalObject(path) as local:
+                    if kept is None:  # it was hashed on its way here
+                        checks.remember(checks.state_of(local.stat), expected)
                     return self._mapped(ref, local, manifest, whole=True)
             except (DatasetNotFoundError, IntegrityError):  # just made room for another, or damaged in its folder
                 if attempt == 2:

@@ -79,7 +79,13 @@ class WrittenShards(list[str]):
 
 
 class Sink(abc.ABC):
-    """A new object, which exists whole or not at all."""
+    """A new object, which exists whole or not at all.
+
+    Attributes:
+        sha256: the digest of what was written, in hex, where the sink takes it by itself; good when it is closed.
+    """
+
+    sha256: str | None = None
 
     @abc.abstractmethod
     def write(self, data: bytes) -> None:

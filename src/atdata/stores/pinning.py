@@ -148,7 +148,7 @@ class PinTransaction(Transaction):
                 if self._client.blob_size(self._store.did, cid) == spool.size:
                     return {"$type": "blob", "ref": {"$link": cid}, "mimeType": mime, "size": spool.size}
         try:
-            return self._client.upload_blob(spool, spool.size, mime)
+            return self._client.upload_blob(spool, spool.size, mime, sha256=spool.sha256)
         except XrpcError as error:
             if error.status != 413:
                 raise error.at(url=blob_url(self._store.did, spool.sha256)) from None

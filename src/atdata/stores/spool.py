@@ -58,7 +58,13 @@ class BlobSink(Sink):
         self._name = name
         self._most = most
         self._closed = closed
-        self._spool: Spool | None = Spool()
+        self._bytes = Spool()
+        self._spool: Spool | None = self._bytes
+
+    @property
+    def sha256(self) -> str:  # type: ignore[override]
+        """The digest of what was written, in hex."""
+        return self._bytes.sha256
 
     def write(self, data: bytes) -> None:
         """Append bytes."""

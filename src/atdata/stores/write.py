@@ -11,7 +11,7 @@ import itertools
 import queue
 import threading
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from atdata.errors import EmptyDatasetError, StoreError
 from atdata.samples.dictsample import DictSample
@@ -114,16 +114,17 @@ class _Shards:
         name = f"shard-{self._count:06d}.tar"
         self._count += 1
         sink = self._transaction.create(name)
-        sha = hashlib.sha256()
+        sha = None if sink.sha256 is not None else hashlib.sha256()  # once is enough
         worker = self._worker
 
         def store(parts: list[bytes]) -> None:
             for part in parts:
-                sha.update(part)
+                if sha is not None:
+                    sha.update(part)
                 sink.write(part)
 
         writer = ShardWriter(lambda parts: worker.submit(lambda: store(parts)), self._encoder)
-        self._close = lambda: self._infos.append(self._finished(name, sink, writer, sha.hexdigest()))
+        self._close = lambda: self._infos.append(self._finished(name, sink, writer, sha))
         worker.on_failure(sink.abort)
         return writer
 
@@ -131,7 +132,8 @@ class _Shards:
         writer.finish()
         self._worker.submit(self._close)
 
-    def _finished(self, name: str, sink: Sink, writer: ShardWriter, sha256: str) -> ShardInfo:
+    def _finished(self, name: str, sink: Sink, writer: ShardWriter, sha: Any) -> ShardInfo:
+        sha256 = str(sink.sha256) if sha is None else sha.hexdigest()
         sink.close()
         found = writer.manifest(sha256)
         info = None
