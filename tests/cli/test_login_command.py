@@ -104,6 +104,28 @@ def test_by_a_password_that_is_piped(run: Run, world: Path, alice: LocalAccount)
     assert not saved.exists()
 
 
+def test_a_keyring_keeps_it_where_there_is_one(alice: LocalAccount, run: Run, world: Path, tmp_path: Path) -> None:
+    modules = os.pathsep.join([str(Path(__file__).parents[1] / "atmosphere"), *sys.path])
+    kept = {
+        "PYTHONPATH": modules,
+        "PYTHON_KEYRING_BACKEND": "own_keyring.OwnKeyring",
+        "OWN_KEYRING": str(tmp_path / "keyring.json"),
+        "ATDATA_CREDENTIALS": "",
+    }
+    answer = typed(f"{alice.password}\n", "login", alice.handle, "--password-stdin", **kept)
+    assert (answer.code, answer.err) == (0, "")
+    assert answer.out.endswith("logged in by password, kept in the keyring\n")
+    assert "secrets" not in json.loads((world / "accounts" / f"{alice.did}.json").read_text())
+    assert run("whoami", "--json", **kept).document["place"] == "keyring"
+    (tmp_path / "keyring.mood").write_text("locked")
+    locked = run("whoami", **kept)
+    assert (locked.code, locked.out) == (1, "")
+    assert "the keyring does not read the login (RuntimeError): unlock it" in locked.err
+    (tmp_path / "keyring.mood").unlink()
+    assert run("logout", **kept).code == 0
+    assert json.loads((tmp_path / "keyring.json").read_text()) == {}
+
+
 def test_by_a_password_that_is_typed_and_not_shown(
     terminal: Callable[..., Terminal], run: Run, alice: LocalAccount
 ) -> None:
@@ -115,6 +137,15 @@ def test_by_a_password_that_is_typed_and_not_shown(
     assert f"logged in as @{alice.handle}" in answer.out
     assert alice.password not in answer.out
     assert run("whoami").code == 0
+
+
+def test_no_password_is_typed(terminal: Callable[..., Terminal], alice: LocalAccount) -> None:
+    asked = terminal("login", alice.handle, streams=("stdin", "stdout", "stderr"))
+    asked.until(rb"App password of .*: ")
+    asked.say(b"\x04")  # Ctrl-D
+    answer = asked.finish()
+    assert answer.code == 1
+    assert "atdata: error: no password was given" in answer.out
 
 
 def test_the_handle_is_asked_for_where_somebody_is(

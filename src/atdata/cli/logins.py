@@ -140,7 +140,10 @@ def _password(handle: str, by_browser: bool, password_stdin: bool) -> str:
         return password
     if by_browser or not sys.stdin.isatty():
         return ""
-    return getpass.getpass(f"App password of {clean(handle)} (none: log in in the browser): ", sys.stderr)
+    try:
+        return getpass.getpass(f"App password of {clean(handle)} (none: log in in the browser): ", sys.stderr)
+    except EOFError:
+        raise LoginError("no password was given") from None
 
 
 def _show(page: str, redirect: Redirect) -> Callable[[], None] | None:
