@@ -127,8 +127,10 @@ unpack_from_npm() {
     cp "$npm_lists/package.json" "$npm_lists/package-lock.json" "$new/tree"
     cd "$new/tree"
     node=$nodejs/bin/node
-    PATH=$nodejs/bin:$PATH "$node" "$nodejs/lib/node_modules/npm/bin/npm-cli.js" ci --ignore-scripts --omit=dev \
-        --no-audit --no-fund --no-update-notifier --loglevel=error --cache="$new/cache" >"$new/npm.log" 2>&1 9>&- || {
+    # The system's certificates too, as for apt and pip: a proxy may have one of its own.
+    PATH=$nodejs/bin:$PATH NODE_USE_SYSTEM_CA=1 "$node" "$nodejs/lib/node_modules/npm/bin/npm-cli.js" ci \
+        --ignore-scripts --omit=dev --no-audit --no-fund --no-update-notifier --loglevel=error \
+        --cache="$new/cache" >"$new/npm.log" 2>&1 9>&- || {
         tail -n 25 "$new/npm.log" >&2
         fail "npm ci failed (its own report is above)." \
             "${use^} $what. Without a network, or behind a mirror or a proxy, tell npm where to look (.npmrc)." \

@@ -32,5 +32,6 @@ echo "lock: src/atdata/testing/atproto/package-lock.json"
 what=install
 if [ "${1:-}" = --upgrade ]; then what=update; fi
 cd src/atdata/testing/atproto
-PATH=$nodejs/bin:$PATH "$nodejs/bin/node" "$nodejs/lib/node_modules/npm/bin/npm-cli.js" "$what" --package-lock-only \
-    --ignore-scripts --omit-lockfile-registry-resolved --no-audit --no-fund --no-update-notifier --loglevel=error
+PATH=$nodejs/bin:$PATH NODE_USE_SYSTEM_CA=1 "$nodejs/bin/node" "$nodejs/lib/node_modules/npm/bin/npm-cli.js" \
+    "$what" --package-lock-only --ignore-scripts --omit-lockfile-registry-resolved \
+    --no-audit --no-fund --no-update-notifier --loglevel=error
