@@ -25,6 +25,7 @@ def test_the_commands():
     assert set(COMMANDS) == {
         (), ("demo",), ("inspect",), ("head",), ("verify",), ("cp",), ("manifest",), ("manifest", "build"),
         ("ls",), ("search",), ("show",), ("diff",), ("rm",), ("gc",),
+        ("publish",), ("pull",), ("unpublish",),
         ("index",), ("index", "migrate"), ("index", "copy"),
         ("schema",), ("schema", "show"), ("schema", "diff"), ("schema", "ls"),
         ("lens",), ("lens", "path"),

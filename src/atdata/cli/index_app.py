@@ -219,13 +219,13 @@ def publish(
     blobs: Annotated[
         bool, typer.Option("--blobs", help="Put the shards into the account, too, instead of leaving them in place.")
     ] = False,
-    description: Annotated[str | None, typer.Option("--description", metavar="TEXT")] = None,
+    description: Annotated[str | None, typer.Option("--description", metavar="TEXT", help="What it is.")] = None,
     tag: Annotated[list[str] | None, typer.Option("--tag", help="A word to find it by; may be repeated.")] = None,
     license: Annotated[str | None, typer.Option("--license", metavar="NAME", help="Such as CC-BY-4.0.")] = None,
     index: Index = None,
     json: Json = False,
 ) -> None:
-    """Publish a dataset in an account of the AT Protocol network.
+    """Publish a dataset in an account of the network.
 
     Anyone can then find it as @handle/NAME, and prove that it is what the account signed. Shards on S3 or the web stay
     where they are; those on this machine need --blobs, or `atdata cp` to such a place first. The same command goes on
@@ -270,7 +270,7 @@ def unpublish(
     yes: Yes = False,
     json: Json = False,
 ) -> None:
-    """Take a dataset, or a version, out of the account that is logged in.
+    """Take a dataset, or a version, out of the own account.
 
     Asks before, on a terminal. What others have copied stays with them.
     """
