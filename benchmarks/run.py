@@ -33,6 +33,7 @@ SCENARIOS = (
     "index",
     "proofs",
     "atmosphere",
+    "published",
     "remote",
     "remote_far",
     "remote_memory",

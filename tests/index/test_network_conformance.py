@@ -1,9 +1,8 @@
-"""The conformance suite of indexes, over accounts of a real AT Protocol network; the shards lie on S3, or are blobs."""
+"""The conformance suite of indexes, over accounts of a real AT Protocol network; the shards lie on S3."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -35,10 +34,3 @@ class TestWithS3(IndexSuite):
 
     def opened(self, shelf: Any, urls: list[str], sample_type: type) -> atdata.Dataset[Any]:
         return atdata.Dataset(urls, sample_type=sample_type, store=shelf)
-
-
-@pytest.mark.slow
-class TestWithBlobs(TestWithS3):
-    @pytest.fixture
-    def shelf(self, index: atdata.AtmosphereIndex, tmp_path: Path) -> Any:
-        return atdata.PDSBlobStore(index.client, cache=tmp_path / "cache")

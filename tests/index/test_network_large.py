@@ -157,6 +157,7 @@ def local(tmp_path: Path, web: WebServer) -> Iterator[atdata.LocalIndex]:
         yield index
 
 
+@pytest.mark.slow
 def test_datasets_of_a_local_index_are_published_together(
     alice: Atmosphere, anonymous: Atmosphere, local: atdata.LocalIndex
 ) -> None:
@@ -221,6 +222,7 @@ atdata.AtmosphereIndex(client, store=store).write_samples(probes(20), name="d", 
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["before", "after"])
 def test_a_killed_publisher_runs_again(atproto: SharedNetwork, tmp_path: Path, moment: str) -> None:
     """Nothing is half published, and the second run makes no second entry."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -27,6 +29,7 @@ __all__ = ["LeftOut", "Published", "PublishedSchema", "Repository", "time_of"]
 
 _UNVERSIONED = "0.0.0"  # of entries of which nobody says a version
 _KEPT_SCHEMAS = 256
+_PAGE = 100  # records, as servers list them
 
 
 class LeftOut(NamedTuple):
@@ -159,7 +162,7 @@ class Repository:
 
     def published(self) -> Iterator[Published]:
         """Every entry that can be read, as the server lists them; others are noted in `left_out`."""
-        for record in self.client.list_records(self.did, ENTRY):
+        for record in _ahead(self.client.list_records(self.did, ENTRY)):
             try:
                 yield self._parsed(record)
             except RecordError as error:
@@ -354,6 +357,15 @@ class Repository:
                 self._schemas.clear()
             self._schemas[record.cid] = found
         return found
+
+
+def _ahead(records: Iterator[Record]) -> Iterator[Record]:
+    """Records, of which the next page is on its way while one is looked at."""
+    with ThreadPoolExecutor(1, thread_name_prefix="atdata-listing") as pool:
+        coming = pool.submit(lambda: list(itertools.islice(records, _PAGE)))
+        while page := coming.result():
+            coming = pool.submit(lambda: list(itertools.islice(records, _PAGE)))
+            yield from page
 
 
 def _neighbours(entries: Iterable[Published]) -> Iterator[list[Published]]:

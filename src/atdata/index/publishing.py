@@ -226,13 +226,16 @@ def entry_of(
         manifests=() if known is None else _manifests(infos, known),
         commit=dataclasses.replace(commit, record=document),
     )
-    if len(document) > _INLINE or _size(entry) > _ROOM:
+    size = _ROOM + 1 if len(document) > _INLINE else _size(entry)
+    if size > _ROOM:
         entry = dataclasses.replace(entry, commit=dataclasses.replace(commit, blobs=tuple(upload(document))))
-    if _size(entry) > _ROOM:
+        size = _size(entry)
+    if size > _ROOM:
         entry = dataclasses.replace(entry, storage=_in_folders(draft.refs, places, names), manifests=())
-    if _size(entry) > _MOST:
+        size = _size(entry)
+    if size > _MOST:
         raise EntryFormError(
-            f"the entry has {_size(entry):,} bytes of JSON, and some servers take no more than {_MOST:,}: shorten its "
+            f"the entry has {size:,} bytes of JSON, and some servers take no more than {_MOST:,}: shorten its "
             f"metadata ({len(draft.details.metadata):,} characters), or write its shards into fewer folders"
         )
     return entry
