@@ -88,6 +88,11 @@ class ObjectStore(DataStore):
         """The obstore store that reads: it gives up at once where something else goes on."""
         return self.client
 
+    @property
+    def shard_client(self) -> Any:
+        """The obstore store that sends shards, of which something that `client` sends has the digest."""
+        return self.client
+
     def _direct_reader(self) -> Reader | None:
         """What reads without obstore, in a forked process and where obstore failed; None when nothing can."""
         return None

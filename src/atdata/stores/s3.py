@@ -44,6 +44,11 @@ class S3DataStore(ObjectStore):
 
     Credentials are used for this bucket at this endpoint only, and appear in no message, repr or record.
 
+    Requests are signed, and what they send is hashed for that, except for the parts of large shards
+    (`UNSIGNED-PAYLOAD`), whose digests are computed anyway. Those stand in the commit record, which is signed whole. So
+    nobody on the way can change a shard without being found out, over plain http when it is read or verified, while
+    over https nobody can change it at all.
+
     A writer that is killed leaves parts of an upload at the server, which no listing shows and which are billed. The
     next write under the same prefix removes them; for prefixes that nobody writes again, give the bucket a lifecycle
     rule with `AbortIncompleteMultipartUpload` after some days.
@@ -73,6 +78,7 @@ class S3DataStore(ObjectStore):
         self._share = share_credentials
         self._region: str | None = None
         self._hasty: Any = None
+        self._bulk: Any = None
         self._direct: DirectReader | None = None
         if isinstance(self._credentials, dict):
             _check(self._credentials, "the mapping")
@@ -87,7 +93,7 @@ class S3DataStore(ObjectStore):
                 "processes. Give a .env path, use the environment, or pass share_credentials=True",
                 url=self.base,
             )
-        return {**super().__getstate__(), "_hasty": None, "_direct": None}
+        return {**super().__getstate__(), "_hasty": None, "_bulk": None, "_direct": None}
 
     @property
     def endpoint(self) -> str | None:
@@ -155,11 +161,19 @@ class S3DataStore(ObjectStore):
             self._hasty = self._connected({**RETRIES, "max_retries": 0})
         return self._hasty
 
-    def _connected(self, retries: Any) -> Any:
+    @property
+    def shard_client(self) -> Any:
+        """The obstore store that sends shards: their bytes are not hashed once more to be signed."""
+        self.client  # noqa: B018  (refused in forked processes)
+        if self._bulk is None:
+            self._bulk = self._connected(RETRIES, unsigned_payload=True)
+        return self._bulk
+
+    def _connected(self, retries: Any, **settings: Any) -> Any:
         from obstore.store import S3Store
 
         place = self._place()
-        options: dict[str, Any] = {"endpoint": place.origin, "region": place.region}
+        options: dict[str, Any] = {"endpoint": place.origin, "region": place.region, **settings}
         options["virtual_hosted_style_request"] = not place.folder
         if self._credentials == "anonymous":
             options["skip_signature"] = True

@@ -56,6 +56,7 @@ class _Upload(Sink):
         self._all_given = False
         self._thread = threading.Thread(target=self._run, name="atdata-upload", daemon=True)
         self._client = store.client
+        self._shard_client = store.shard_client
         self._thread.start()
 
     def _run(self) -> None:
@@ -87,7 +88,7 @@ class _Upload(Sink):
             else:
                 parts = itertools.chain(first, given)
                 del first
-                self._client.put(self._key, parts, chunk_size=PART, max_concurrency=PARTS)
+                self._shard_client.put(self._key, parts, chunk_size=PART, max_concurrency=PARTS)
 
     def _given(self) -> Iterator[bytes]:
         while (item := self._queue.get()) is not None:
