@@ -158,7 +158,7 @@ def test_what_is_still_being_written_is_no_dataset(store: S3DataStore) -> None:
 
 def test_a_class_that_does_not_fit(store: S3DataStore) -> None:
     store.write_shards(words("a"), prefix="v1")
-    with pytest.raises(SchemaError, match="cannot be read as Number: .*number is no field of Word"):
+    with pytest.raises(SchemaError, match=r"cannot be read as Number: .*number is no field of Word"):
         load_dataset(store.base + "v1/", Number, store=store)
 
 
