@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import email.utils
+import gc
 import os
 import socket
+import sys
 import threading
 import time
+import traceback
+import warnings
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -257,3 +261,45 @@ def test_where_a_transport_leads() -> None:
         ("http://[::1]:8080", "[::1]:8080"),
     ):
         assert Transport(origin).authority == authority
+
+
+def functions_of(thread: threading.Thread) -> list[str]:
+    """What a thread is doing, innermost first."""
+    return [frame.f_code.co_name for frame, _ in traceback.walk_stack(sys._current_frames()[thread.ident or 0])]
+
+
+def test_connections_that_nobody_closes_close_by_themselves() -> None:
+    """Also where the collector meets a connection before its owner: one that was waited on while it collected."""
+    answering, go_on = threading.Event(), threading.Event()
+
+    def talk(connection: socket.socket) -> None:
+        connection.sendall(WHOLE + b"\r\n")
+        answering.set()
+        go_on.wait(20)
+        connection.sendall(b"z")
+        connection.recv(1)  # until the other side closes
+
+    class Owner:
+        def __init__(self, web: Web) -> None:
+            self.web, self.cycle = web, self
+
+    with server(talk) as address, warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        gc.collect()
+        gc.disable()
+        try:
+            owner = Owner(Web())
+            file = HttpObject(address, web=owner.web)
+            reading = threading.Thread(target=file.read, args=(0, 1))
+            reading.start()
+            assert answering.wait(20)
+            while "_read" not in functions_of(reading):  # its body, of which nothing has come
+                time.sleep(0.001)
+            gc.collect(0)
+            go_on.set()
+            reading.join(20)
+            del owner, file, reading
+            gc.collect()
+        finally:
+            gc.enable()
+    assert [str(each.message) for each in said] == []

@@ -6,6 +6,7 @@ import email.utils
 import os
 import random
 import time
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -115,6 +116,8 @@ class Http:
         self.seconds = seconds
         self._lookup = lookup
         self._connections: Connections | None = None
+        # Not `__del__`: where the collector finds this and its connections, it may end a socket before this runs.
+        self._ending: weakref.finalize[[Connections, int], Http] | None = None
         self._pid = 0
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -198,13 +201,9 @@ class Http:
 
     def close(self) -> None:
         """Close the connections; they are made anew when needed."""
-        made, self._connections = self._connections, None
-        if made is not None and self._pid == os.getpid():
-            made.close()
-
-    def __del__(self) -> None:
-        if getattr(self, "_connections", None) is not None:
-            self.close()
+        self._connections = None
+        if self._ending is not None:
+            self._ending()
 
     def _insist(self, url: str, once: Callable[[Clock], T], again: bool) -> T:
         """One answer, tried as often as makes sense, with growing pauses of which a part is chance."""
@@ -281,10 +280,16 @@ class Http:
         if found is None or self._pid != os.getpid():
             with _making:
                 if self._connections is None or self._pid != os.getpid():
-                    self._connections = connections(allow_private=self.allow_private, lookup=self._lookup)
-                    self._pid = os.getpid()
+                    made = connections(allow_private=self.allow_private, lookup=self._lookup)
+                    self._ending = weakref.finalize(self, _end, made, os.getpid())
+                    self._connections, self._pid = made, os.getpid()
                 found = self._connections
         return found
+
+
+def _end(connections: Connections, pid: int) -> None:
+    if pid == os.getpid():
+        connections.close()
 
 
 def _request(method: str, url: str, headers: Headers, content: Content | None, clock: Clock) -> httpcore.Request:

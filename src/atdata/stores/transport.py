@@ -17,6 +17,7 @@ import socket
 import ssl
 import time
 import urllib.request
+import weakref
 from collections.abc import Callable, Mapping
 from functools import partial
 from types import TracebackType
@@ -144,6 +145,8 @@ class Transport:
         self._context: ssl.SSLContext | None = None
         # Lists are changed in one step, so that no lock is needed, which might be held while a process forks.
         self._idle: list[_Connection] = []
+        # Not `__del__`: where the collector finds this and its connections, it may end a socket before this runs.
+        weakref.finalize(self, _close, self._idle)
         self._pid = os.getpid()
 
     def ask(self, method: str, target: str, headers: Mapping[str, str], clock: Clock) -> Reply:
@@ -213,11 +216,7 @@ class Transport:
 
     def close(self) -> None:
         """Close the connections that wait."""
-        while self._idle:
-            self._idle.pop().web.close()
-
-    def __del__(self) -> None:
-        self.close()
+        _close(self._idle)
 
 
 def _to_public(address: tuple[str, int], timeout: float, *_: object) -> socket.socket:
@@ -256,6 +255,11 @@ class _Connection:
     def __init__(self, web: http.client.HTTPConnection, clock: Clock) -> None:
         self.web = web
         self.clock = clock
+
+
+def _close(connections: list[_Connection]) -> None:
+    while connections:
+        connections.pop().web.close()
 
 
 class Reply:
