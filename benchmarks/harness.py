@@ -188,7 +188,7 @@ class Context:
     scale: float = 1.0
     rounds: int = 5
     full: bool = False
-    peers: tuple[str, ...] = ("webdataset", "streaming", "litdata", "pyarrow", "lance", "datasets", "grain")
+    peers: tuple[str, ...] = ("webdataset", "streaming", "litdata", "pyarrow", "lance", "datasets", "grain", "torch")
     kinds: tuple[str, ...] = ("S", "L")
 
     def count(self, at_full_scale: int, least: int = 64) -> int:

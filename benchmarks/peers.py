@@ -109,7 +109,7 @@ def webdataset_decoder(work: Workload) -> Callable[[dict[str, Any]], dict[str, A
 
 
 def webdataset_samples(work: Workload, shards: list[str]) -> Any:
-    """An iterable of decoded samples."""
+    """An iterable of decoded samples; workers of a DataLoader read shards of their own."""
     import webdataset
 
     return webdataset.WebDataset(shards, shardshuffle=False, empty_check=False).map(webdataset_decoder(work))

@@ -23,6 +23,7 @@ SCENARIOS = (
     "write",
     "random_access",
     "reading",
+    "dataloader",
     "disk_bytes",
     "first_pass",
     "start_up",
@@ -51,7 +52,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--kind", action="append", choices=("S", "L"), help="only this kind of data, in most parts")
     parser.add_argument(
         "--peers",
-        default="webdataset,streaming,litdata,pyarrow,lance,datasets,grain",
+        default="webdataset,streaming,litdata,pyarrow,lance,datasets,grain,torch",
         help="packages to compare with, where installed",
     )
     parser.add_argument("--data", type=Path, default=HERE / "data", help="where data is made and kept for the next run")

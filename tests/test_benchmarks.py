@@ -37,6 +37,7 @@ def bench(folder: Path, name: str, *options: str) -> dict[str, Any]:
         ("write", 2, ["--peers", "webdataset"]),
         ("random_access", 0, ["--peers", "none"]),
         ("reading", 6, ["--peers", "pyarrow"]),
+        ("dataloader", 1, ["--peers", "webdataset,torch", "--kind", "S"]),
         ("disk_bytes", 1, ["--peers", "webdataset"]),
         ("first_pass", 3, ["--peers", "webdataset", "--kind", "S"]),
         ("start_up", 1, ["--peers", "none"]),

@@ -120,6 +120,82 @@ def test_padding_is_told_from_samples(dataset: Any) -> None:
     assert last.to("cpu").valid.tolist() == last.valid.tolist()
 
 
+# -- from workers ------------------------------------------------------------------------------------------------------
+
+
+@atdata.packable
+class Wide:
+    large: NDArray[np.float32]
+    small: NDArray[np.complex64]
+    swapped: NDArray[np.int32]
+    ragged: NDArray[np.uint8]
+    number: int
+
+
+def wide(count: int) -> list[Wide]:
+    return [
+        Wide(
+            np.full((130, 70), n, np.float32), np.full(3, n * 1j, np.complex64), np.full((100, 100), n, ">i4"),
+            np.full(40_000 + n, n, np.uint8), n,
+        )
+        for n in range(count)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", [None, 1])
+def test_large_and_small_tensors_of_workers(tmp_path: Path, seed: int | None) -> None:
+    urls = atdata.LocalDiskStore(tmp_path).write_shards(
+        atdata.Dataset.from_samples(wide(20), Wide), prefix="wide", maxcount=6
+    )
+    ds = atdata.Dataset[Wide](urls)
+    loader = ds.ordered(batch_size=4) if seed is None else ds.shuffled(batch_size=4, seed=seed)
+    here = [batch.to_torch() for batch in loader]
+    for batch, wanted in zip(DataLoader(loader.torch(), num_workers=2), here, strict=True):
+        assert list(batch) == list(wanted)
+        for name in ("large", "small", "swapped", "number"):
+            assert torch.equal(batch[name], wanted[name])
+            assert batch[name].dtype == wanted[name].dtype
+            batch[name].add_(1)  # the caller's own
+        assert all(torch.equal(a, b) for a, b in zip(batch["ragged"], wanted["ragged"], strict=True))
+        assert batch.valid.tolist() == [True] * 4
+        batch.valid[0] = False
+
+
+def test_padding_comes_from_workers_too(dataset: Any) -> None:
+    loader = dataset.ordered(batch_size=64, remainder="pad")
+    found = [batch.valid.tolist() for batch in DataLoader(loader.torch(), num_workers=2)]
+    assert found == [batch.valid.tolist() for batch in loader]
+    assert not all(map(all, found))
+
+
+def test_views_come_from_workers_too(tmp_path: Path) -> None:
+    @atdata.packable
+    class Seen:
+        image: NDArray[np.float32]
+        id: int
+
+    urls = atdata.LocalDiskStore(tmp_path).write_shards(atdata.Dataset.from_samples(wide(9), Wide), prefix="wide")
+    lens = atdata.Lens.fields(
+        Wide, Seen, rename={"large": "image", "number": "id"}, drop=["small", "swapped", "ragged"]
+    )
+    loader = atdata.Dataset[Wide](urls).as_type(lens).ordered(batch_size=4)
+    found = list(DataLoader(loader.torch(), num_workers=2))
+    assert [batch["id"].tolist() for batch in found] == [[0, 1, 2, 3], [4, 5, 6, 7], [8]]
+    assert [batch["image"].shape for batch in found] == [(4, 130, 70), (4, 130, 70), (1, 130, 70)]
+
+
+def test_a_batch_that_was_changed_is_sent_as_it_is() -> None:
+    batch = atdata.SampleBatch([atdata.DictSample(x=np.arange(4.0), n=n) for n in range(2)]).to_torch()
+    batch["x"] = batch["x"].t().to(torch.complex64).conj()
+    batch["n"] = batch["n"].to(torch.bfloat16).requires_grad_()
+    batch["more"] = torch.eye(3).to_sparse()
+    sent = pickle.loads(pickle.dumps(batch))
+    assert torch.equal(sent["x"], batch["x"])
+    assert sent["n"].dtype == torch.bfloat16
+    assert sent["n"].requires_grad
+    assert torch.equal(sent["more"].to_dense(), torch.eye(3))
+
+
 # -- DataLoader --------------------------------------------------------------------------------------------------------
 
 

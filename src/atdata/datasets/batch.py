@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from atdata.datasets.columns import Lying, stack
+from atdata.datasets.columns import Allocate, Lying, arrays_from, stack
 from atdata.samples import codec
 from atdata.samples.dictsample import DictSample
 
@@ -145,6 +145,15 @@ class SampleBatch(Generic[T]):
 
         self._expect_all()
         return batch_table(self)
+
+    def in_arrays_of(self, allocate: Allocate) -> dict[str, Any]:
+        """The columns by name; the arrays that have to be gathered for that are made by `allocate`.
+
+        Args:
+            allocate: given shape and dtype, an array with anything in it, C-contiguous; None where it makes none.
+        """
+        with arrays_from(allocate):
+            return {name: self[name] for name in self.fields}
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The places it came from mean nothing in another process, so the samples go along.

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import abc
+import contextlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,7 +17,7 @@ from atdata.samples import codec
 from atdata.samples.fields import Array, EnumOf, FieldType, LiteralOf, OptionalOf, Primitive
 from atdata.shards.reader import SHORT, BufferShard, Rows, payload_decoder
 
-__all__ = ["Lying", "Run", "Runs", "Stretch", "empty_array", "joined", "stack"]
+__all__ = ["Allocate", "Lying", "Run", "Runs", "Stretch", "arrays_from", "empty_array", "joined", "stack"]
 
 _SPARSE = 8  # values of shards for each one that is wanted, up to which they are all gone through
 _AHEAD = 4 << 20  # bytes of short arrays that are gathered at once for several batches
@@ -350,17 +352,19 @@ class _Gathered:
         self._field = field
         self._kind = kind
         self._start = self._stop = 0
-        self._arrays = empty_array(0, kind.shape, kind.dtype)
+        self._arrays: NDArray[Any] = np.ndarray((0, *kind.shape), kind.dtype)
 
     def part(self, start: int, stop: int) -> NDArray[Any]:
         """The arrays of the samples from `start` up to `stop`."""
         if start < self._start or stop > self._stop:
             self._start = start
             self._stop = min(len(self._stretch), max(stop, start + _AHEAD // max(self._kind.size, 1)))
-            self._arrays = empty_array(self._stop - start, self._kind.shape, self._kind.dtype)
+            self._arrays = np.ndarray((self._stop - start, *self._kind.shape), self._kind.dtype)
             for shard, rows, at in self._stretch._pieces(start, self._stop):
                 shard.gather(self._field, rows, self._arrays, at)
-        return self._arrays[start - self._start : stop - self._start].copy()
+        out = empty_array(stop - start, self._kind.shape, self._kind.dtype)
+        out[...] = self._arrays[start - self._start : stop - self._start]
+        return out
 
 
 class _Spread:
@@ -453,10 +457,27 @@ def _kind(field: str, pieces: Sequence[_Piece]) -> _Kind | None:
     return kind if alike else None
 
 
+Allocate = Callable[[tuple[int, ...], Any], "NDArray[Any] | None"]
+
+_allocate: ContextVar[Allocate | None] = ContextVar("atdata-arrays", default=None)
+
+
+@contextlib.contextmanager
+def arrays_from(allocate: Allocate) -> Iterator[None]:
+    """Let `allocate` give the arrays of the columns that are gathered meanwhile, of a shape and dtype, where it can."""
+    token = _allocate.set(allocate)
+    try:
+        yield
+    finally:
+        _allocate.reset(token)
+
+
 def empty_array(count: int, shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
     """A new array of `count` arrays of that shape and dtype, with anything in it."""
+    allocate = _allocate.get()
+    found = None if allocate is None else allocate((count, *shape), dtype)
     # `np.empty` would make one byte of a dtype of none (`<U0`), as `np.stack` makes native what is big-endian.
-    return np.ndarray((count, *shape), dtype)
+    return np.ndarray((count, *shape), dtype) if found is None else found
 
 
 def stack(values: list[Any]) -> Any:

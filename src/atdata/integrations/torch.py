@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 from collections.abc import Callable, Iterator, Mapping
+from multiprocessing.reduction import ForkingPickler
 from typing import Any, Protocol
 
 import numpy as np
@@ -10,11 +13,12 @@ from numpy.typing import NDArray
 
 try:
     import torch
-    from torch.utils.data import IterableDataset
+    from torch.utils.data import IterableDataset, get_worker_info
     from torch.utils.data._utils.collate import default_collate_fn_map
 except ImportError:
     raise ImportError("this needs PyTorch: pip install 'atdata[torch]'") from None
 
+from atdata.integrations.lending import Borrower, Loan, borrow, lender
 from atdata.samples import codec
 
 __all__ = ["TensorBatch", "TorchBatches", "tensors"]
@@ -32,6 +36,9 @@ class TensorBatch(dict[str, Any]):
     def __init__(self, columns: Mapping[str, Any], valid: torch.Tensor) -> None:
         super().__init__(columns)
         self.valid = valid
+        # In a worker: tensors in memory that it lends, each with the array that it shares; and to whom it lends them.
+        self.gathered: dict[str, tuple[torch.Tensor, NDArray[Any]]] = {}
+        self.reader: bytes | None = None
 
     def pin_memory(self) -> TensorBatch:
         """The batch in memory from which a GPU fetches faster; a DataLoader calls this (`pin_memory=True`)."""
@@ -46,8 +53,71 @@ class TensorBatch(dict[str, Any]):
         }
         return TensorBatch(moved, self.valid.to(device, non_blocking=non_blocking))
 
+    def __copy__(self) -> TensorBatch:
+        # A DataLoader without batches of its own converts what is in a copy.
+        made = TensorBatch(self, self.valid)
+        made.gathered, made.reader = dict(self.gathered), self.reader
+        return made
+
     def __reduce__(self) -> tuple[Any, ...]:
-        return (TensorBatch, (dict(self), self.valid))
+        return (_batch, _sent(self, {}))
+
+
+def _sent(batch: TensorBatch, lent: Mapping[str, Loan], reader: bytes | None = None) -> tuple[Any, ...]:
+    """A batch on its way to another process: `_batch` makes it again."""
+    # Each tensor for itself would take a piece of shared memory, which is slow for small ones; bytes are not.
+    small = {name: column.numpy() for name, column in batch.items() if name not in lent and _is_small(column)}
+    columns = {name: None if name in lent or name in small else column for name, column in batch.items()}
+    valid = None if bool(batch.valid.all()) else batch.valid.numpy()
+    return columns, small, lent, reader, valid, len(batch.valid)
+
+
+def _batch(
+    columns: Mapping[str, Any],
+    small: Mapping[str, NDArray[Any]],
+    lent: Mapping[str, Loan],
+    reader: bytes | None,
+    valid: NDArray[np.bool_] | None,
+    count: int,
+) -> TensorBatch:
+    """A batch that was sent."""
+    arrays = {**small, **{name: borrow(loan, reader) for name, loan in lent.items()}}
+    found = {name: torch.from_numpy(arrays[name]) if name in arrays else column for name, column in columns.items()}
+    return TensorBatch(found, torch.ones(count, dtype=torch.bool) if valid is None else torch.from_numpy(valid))
+
+
+def _from_worker(batch: TensorBatch) -> tuple[Any, ...]:
+    """How a batch goes from one process directly to another: what was gathered in lent memory stays where it is."""
+    loans = {}
+    for name, (tensor, array) in batch.gathered.items():
+        if batch.get(name) is tensor and (loan := lender().lend(array)) is not None:
+            loans[name] = loan
+    return _batch, _sent(batch, loans, batch.reader)
+
+
+ForkingPickler.register(TensorBatch, _from_worker)
+
+_SMALL = 1 << 16  # bytes of a tensor up to which it is sent as such
+
+
+def _is_small(column: Any) -> bool:
+    if type(column) is not torch.Tensor or column.device.type != "cpu" or column.requires_grad:
+        return False
+    plain = column.layout == torch.strided and column.dtype in _AS_ARRAYS
+    plain = plain and not column.is_conj() and not column.is_neg()
+    return plain and column.numel() * column.element_size() <= _SMALL
+
+
+def _types() -> frozenset[Any]:
+    """The types of tensors that NumPy has too."""
+    found = set()
+    for code in "?bhilBHIQefdFD":
+        with contextlib.suppress(TypeError):  # which older ones do not have
+            found.add(torch.from_numpy(np.empty(0, code)).dtype)
+    return frozenset(found)
+
+
+_AS_ARRAYS = _types()
 
 
 def _one(batches: list[Any], *, collate_fn_map: Any = None) -> Any:
@@ -150,6 +220,8 @@ class TorchBatches(IterableDataset[Any]):
         # Shared with the workers: those that persist have to hear of another epoch.
         self._place: torch.Tensor = torch.zeros(2, dtype=torch.int64)
         self._place.share_memory_()  # type: ignore[no-untyped-call]
+        self._borrower: Borrower | None = Borrower()
+        self._reader = self._borrower.key
         place = self._place
 
         def moved(epoch: int, position: int) -> None:
@@ -162,18 +234,23 @@ class TorchBatches(IterableDataset[Any]):
 
     def __iter__(self) -> Iterator[Any]:
         epoch, position = self._place.tolist()
-        return _Iterator(self._loader.starting(epoch, position))
+        return _Iterator(self._loader.starting(epoch, position), self._reader)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_borrower": None}  # what it has borrowed stays in its process
 
 
 class _Iterator(Iterator[Any]):
     """One epoch in one process, with the state that a `StatefulDataLoader` saves for each of its workers."""
 
-    def __init__(self, loader: Batches) -> None:
+    def __init__(self, loader: Batches, reader: bytes) -> None:
         self._loader = loader
+        self._reader = reader
         self._items = iter(loader)
 
     def __next__(self) -> Any:
-        return _item(next(self._items))
+        item = next(self._items)
+        return _item(item) if get_worker_info() is None else _worker_item(item, self._reader)
 
     def state_dict(self) -> dict[str, Any]:
         return self._loader.state_dict()
@@ -181,6 +258,35 @@ class _Iterator(Iterator[Any]):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self._loader.load_state_dict(state)
         self._items = iter(self._loader)
+
+
+def _worker_item(item: Any, reader: bytes) -> Any:
+    """The item of a worker: large arrays are gathered in memory that it lends to the process which it works for."""
+    if not hasattr(item, "to_torch"):
+        return _item(item)
+    own: list[NDArray[Any]] = []
+
+    def allocate(shape: tuple[int, ...], dtype: Any) -> NDArray[Any] | None:
+        kind = np.dtype(dtype)
+        if math.prod(shape) * kind.itemsize <= _SMALL or kind.kind not in "biufc" or not kind.isnative:
+            return None
+        array = lender().array(shape, kind)
+        if array is not None:
+            own.append(array)
+        return array
+
+    columns = item.in_arrays_of(allocate)
+    batch = item.to_torch()
+    for name, column in columns.items():
+        tensor = batch[name]
+        if (
+            any(column is a for a in own)
+            and isinstance(tensor, torch.Tensor)
+            and tensor.data_ptr() == column.ctypes.data
+        ):
+            batch.gathered[name] = tensor, column
+    batch.reader = reader
+    return batch
 
 
 def _item(item: Any) -> Any:
