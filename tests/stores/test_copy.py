@@ -453,6 +453,22 @@ def interrupted(source: Path, target: DataStore, shards: int = 3, *, overwrite: 
     assert "goes on from there" in caught.value.__notes__[0]
 
 
+def test_a_copy_that_fails_at_once_keeps_what_an_earlier_one_left(
+    source: Path, target: DataStore, original: dict[str, bytes]
+) -> None:
+    interrupted(source, target)
+    for path in source.iterdir():  # now nothing of it can be read
+        if path.name != RECORD_NAME:
+            path.unlink()
+    with pytest.raises(DatasetNotFoundError):
+        copy_dataset(located(source), target, prefix="v1")
+    assert list(target.list()) == []
+    for name, data in original.items():
+        (source / name).write_bytes(data)
+    assert copy_dataset(located(source), target, prefix="v1").kept >= 3
+    assert files(target, "v1") == original
+
+
 def test_what_is_there_is_not_copied_again(source: Path, original: dict[str, bytes], target: DataStore) -> None:
     interrupted(source, target)
     assert list(target.list()) == []

@@ -19,6 +19,7 @@ import msgspec
 
 from atdata.errors import (
     AtdataError,
+    DatasetNotFoundError,
     IntegrityError,
     ShardFormatError,
     StoreError,
@@ -158,7 +159,10 @@ def copy_dataset(
     transaction = store.resume(prefix, frozenset(files), overwrite=overwrite)
     uploaded = _UPLOADED if isinstance(store, ObjectStore) else 0
     work = _Work(source, names, opening, transaction, uploaded, progress)
+    left = True
     try:
+        # What an earlier copy left stays as good as it was where this one fails before it came to look at it.
+        left = any(transaction.left(name) is not None for name in files)
         infos = work.run()
         known = [info for info in infos if info is not None]
         record = CommitRecord(source.schema, tuple(known)) if len(known) == len(infos) else None
@@ -167,8 +171,9 @@ def copy_dataset(
         written = transaction.commit(record)
     except BaseException as error:
         if work.checked:
-            transaction.suspend()
             error.add_note(f"{work.checked} files are copied and right; the same copy, begun again, goes on from there")
+        if work.checked or left:
+            transaction.suspend()
         else:
             transaction.abort()
         raise
@@ -425,7 +430,9 @@ class _Work:
         self._put(header_name(name), data)
 
     def _manifest(self, url: str, info: ManifestInfo) -> Manifest | None:
-        data = self._opening.read(url) or b""
+        data = self._opening.read(url)
+        if data is None:
+            raise DatasetNotFoundError("the manifest of a shard is not there, though its record names it", url=url)
         got = hashlib.sha256(data).hexdigest()
         if got != info.sha256:
             raise IntegrityError(

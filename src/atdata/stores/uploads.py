@@ -278,7 +278,8 @@ class ObjectTransaction(Transaction):
         # The server may be gone: the error that led here is raised anyway, and the next writer clears up.
         try:
             if self._claim.mine():  # else another writer took over, and what lies there is its own
-                self._store.remove(self._created)
+                # What was to be resumed, too: without a claim it would be found by a glob.
+                self._store.remove(sorted({*self._created, *self._left}))
         except AtdataError:
             self._claim.forget()
         else:
