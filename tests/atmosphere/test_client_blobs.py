@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -185,6 +186,9 @@ def test_a_body_that_is_cut_is_fetched_to_its_end(login: Login, proxy: FaultProx
     proxy.set(cut_after=300_000)
     got = client.blob_chunks(str(client.did), CID)
     data = next(got)
+    until = time.monotonic() + 60
+    while proxy.requests("GET")[-1].sent < 299_000:  # up to there, and it is cut
+        assert time.monotonic() < until
     proxy.set(cut_after=0)
     assert data + b"".join(got) == DATA
     assert [request for request in proxy.requests("GET") if "getBlob" in request.path][-1].range.startswith("bytes=")
