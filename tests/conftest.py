@@ -3,8 +3,11 @@
 import os
 import threading
 
+import pytest
 from coverage import Coverage
 from hypothesis import HealthCheck, settings
+
+from atdata.lenses.network import registered
 
 # rgw, bucket, own_rgw, fault_proxy, make_proxy, atproto, own_atproto, web: the fixtures of tests/servers/fixtures.py.
 pytest_plugins = ["servers.fixtures"]
@@ -25,3 +28,15 @@ def _free_coverage() -> None:
 
 
 os.register_at_fork(after_in_child=_free_coverage)
+
+
+@pytest.fixture(autouse=True)
+def only_lenses_of_its_own(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test finds no lens that another module of tests registered: which were imported differs from run to run."""
+    known = {key: lens for key, ref in registered._known.items() if (lens := ref()) is not None}
+    own = {
+        key: registered._known[key]
+        for key, lens in known.items()
+        if not lens.__module__.startswith("test_") or lens.__module__ == request.module.__name__
+    }
+    monkeypatch.setattr(registered, "_known", own)
