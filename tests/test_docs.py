@@ -1,8 +1,9 @@
 """The code in README.md (and docs/) does what it says: every block runs, in order, as a reader would run it.
 
 Blocks of one file share one namespace and one empty folder. A ```python block is executed; each line of a ```console
-block that begins with `$ ` goes through the shell and must end with exit code 0. `<!-- no-run -->` on the line before a
-block leaves it out, which at most four blocks of a file may ask for.
+block that begins with `$ ` goes through the shell and must end with exit code 0. On the line before a block
+`<!-- run by tests/… -->` names the tests that run it where it needs a server, and `<!-- no-run -->` leaves it out,
+which at most one block of a file may ask for.
 """
 
 from __future__ import annotations
@@ -24,17 +25,19 @@ ROOT = Path(__file__).parent.parent
 FILES = [
     path for path in (ROOT / "README.md", *sorted(ROOT.glob("docs/**/*.md"))) if path.exists() and path.stat().st_size
 ]
-MAX_NOT_RUN = 4  # of which one runs on a network of its own (tests/index/test_network_pairings.py)
+MAX_NOT_RUN = 1
 _FENCE = re.compile(r"^(?P<indent> *)(?P<ticks>`{3,})(?P<language>[\w+-]*) *$")
+_MARK = re.compile(r"<!-- (?:no-run|run by (?P<tests>tests/\w+/\w+\.py)) -->")
 
 
 class Block(NamedTuple):
-    """A fenced block: language, text, the line it begins on, and whether it is to be run."""
+    """A fenced block: language, text, the line it begins on, whether it is to be run here, or by which tests."""
 
     language: str
     text: str
     line: int
     runs: bool
+    tests: str | None = None
 
 
 def blocks(markdown: str) -> Iterator[Block]:
@@ -51,8 +54,8 @@ def blocks(markdown: str) -> Iterator[Block]:
         end = next((n for n in range(begin, len(lines)) if lines[n].strip() == ticks), None)
         assert end is not None, f"the block on line {at + 1} has no end"
         text = "\n".join(line[indent:] if line[:indent].isspace() else line for line in lines[begin:end])
-        marked = at > 0 and lines[at - 1].strip() == "<!-- no-run -->"
-        yield Block(opening["language"], text, begin + 1, not marked)
+        mark = _MARK.fullmatch(lines[at - 1].strip()) if at > 0 else None
+        yield Block(opening["language"], text, begin + 1, mark is None, mark["tests"] if mark is not None else None)
         at = end + 1
 
 
@@ -108,7 +111,9 @@ def run_page(path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> int:
 def test_the_page_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = list(blocks(path.read_text(encoding="utf-8")))
     runnable = [b for b in found if b.language in ("python", "console")]
-    assert sum(not b.runs for b in runnable) <= MAX_NOT_RUN
+    assert sum(not b.runs and b.tests is None for b in runnable) <= MAX_NOT_RUN
+    for tests in {b.tests for b in runnable if b.tests is not None}:
+        assert f"{path.name}" in (ROOT / tests).read_text(encoding="utf-8"), f"{tests} runs nothing of {path.name}"
     for block in runnable:
         if block.language == "console" and block.runs:
             assert commands(block.text), f"{path.name}:{block.line}: a console block without a `$ ` line"
@@ -154,14 +159,18 @@ y = '''
 ```
 '''
 ````
+<!-- run by tests/index/test_it.py -->
+```python
+raise SystemExit
+```
 """
 
 
 def test_blocks_are_found() -> None:
     found = list(blocks(PAGE))
-    assert [(b.language, b.line, b.runs) for b in found] == [
-        ("python", 3, True), ("python", 8, True), ("python", 13, False), ("", 16, True), ("console", 19, True),
-        ("python", 25, True),
+    assert [(b.language, b.line, b.runs, b.tests) for b in found] == [
+        ("python", 3, True, None), ("python", 8, True, None), ("python", 13, False, None), ("", 16, True, None),
+        ("console", 19, True, None), ("python", 25, True, None), ("python", 31, False, "tests/index/test_it.py"),
     ]  # fmt: skip
     assert found[1].text == 'x += 1\nPath("made").write_text(str(x))'
     assert commands(found[4].text) == ['test "$(cat made)" = 2', "echo a    b > more"]
