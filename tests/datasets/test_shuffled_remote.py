@@ -11,6 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 import atdata
+from atdata.datasets import epoch
 from atdata.errors import AtdataError, IntegrityError
 from atdata.stores.base import WrittenShards
 from atdata.stores.s3 import S3DataStore
@@ -81,6 +82,31 @@ def test_blocks_are_fetched_in_one_piece_and_each_byte_once(faulty: S3DataStore,
     # A block may be cut by the end of a window, and is by that of the first batch, which tells what is wanted.
     assert len(sent) <= planned.requests + 2
     assert COUNT * SIZE < sum(sent) < COUNT * SIZE * 1.02
+
+
+def test_a_window_is_fetched_whole_where_half_of_the_budget_holds_it(
+    faulty: S3DataStore, fault_proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(epoch, "_AT_ONCE", 10 * SIZE)  # less than a window
+    ds = atdata.Dataset[Block](f"{faulty.base}v1", store=faulty)
+    len(ds)
+    loader = ds.shuffled(block=6, window=5, budget=80 * SIZE)
+    fault_proxy.forget()
+    assert sorted(s.number for s in loader) == list(range(COUNT))
+    assert len(shard_requests(fault_proxy)) <= 10, "one of each block, or of two that are neighbours"
+    fault_proxy.forget()
+    assert sorted(s.number for s in ds.shuffled(block=6, window=5, budget=30 * SIZE)) == list(range(COUNT))
+    assert len(shard_requests(fault_proxy)) > 20, "a window is read in parts, which cut its blocks"
+
+
+def test_the_usual_window_is_read_at_once(tmp_path: Path) -> None:
+    """Whatever size samples have: no block is cut in two by default."""
+    store = atdata.LocalDiskStore(tmp_path)
+    for size in (90_000, 150_600, 151_552, 199_000, 700_000, 1_100_000):
+        urls = store.write_shards(atdata.Dataset.from_samples(blocks(3, size), Block), prefix=f"of/{size}")
+        block, window = atdata.Dataset[Block](urls).shuffled()._shape
+        assert block > 1 or size > 700_000
+        assert block * window * size <= epoch._AT_ONCE
 
 
 def test_lanes_keep_readers_apart(faulty: S3DataStore, fault_proxy: FaultProxy) -> None:

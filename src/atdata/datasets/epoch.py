@@ -203,7 +203,9 @@ def exactly(
         return
     each = max(1, sum(view.access.sizes()) // max(1, view.access.length()))
     near = view.access.settled  # nothing is fetched, and nothing held
-    most = _MOST if near else max(1, min(_MOST, _AT_ONCE // each, budget // 2 // each))
+    # A window that is read in two parts cuts each of its blocks in two, or more: twice the requests.
+    window = order.group if order.group * each <= budget // 2 else 1
+    most = _MOST if near else min(_MOST, max(window, 1, min(_AT_ONCE, budget // 2) // each))
     wanted = _wanted(selection, order, deal, most, apart=not near, tells=demand.asks)
     reading = Fetching(view.access, wanted, demand, budget=budget).read()
     register(reading)

@@ -180,7 +180,7 @@ class Loader(Generic[T]):
         block = settings.block
         if block is None:
             each = self._dataset._bytes_each() or _BLOCK
-            block = max(1, round(_BLOCK / each))
+            block = max(1, _BLOCK // each)
         return block, settings.window or _WINDOW
 
     def _order(self, length: int) -> Order:
