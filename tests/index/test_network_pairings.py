@@ -188,5 +188,11 @@ def test_the_front_page(
     exec(block.replace("alice.example.org", account.handle), names)
     assert list(names["ds"]) == digits()
     said = capsys.readouterr().out.splitlines()
-    assert sorted(line.split()[:3] for line in said) == [["digits", "1.0.0", "25"], ["more/digits", "1.0.0", "9"]]
+    listed, whose, proof = said[:2], said[2], said[3:]
+    assert sorted(line.split()[:3] for line in listed) == [["digits", "1.0.0", "25"], ["more/digits", "1.0.0", "9"]]
+    assert whose == f"@{account.handle}/digits"
+    links = ["account", "signed commit", "record", "commit record", "shards", "manifests", "samples"]
+    assert [line[:16].rstrip() for line in proof] == [f"✓ {link}" for link in links]
+    assert names["client"].did in proof[0]
+    assert "25 of 25 read" in proof[-1]
     names["client"].close()
