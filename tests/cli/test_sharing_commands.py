@@ -129,6 +129,12 @@ def test_a_folder_is_published_under_a_name(as_: Any, alice: LocalAccount, datas
     told = said(mine("publish", f"{dataset}/", "--as", "team/signs", "--blobs", "--license", "MIT", "--json"))
     assert told["ref"] == f"@{alice.handle}/team/signs"
     assert said(mine("show", "@me/team/signs", "--json"))["license"] == "MIT"
+    assert [d["name"] for d in said(mine("search", "signs", "--index", "@me", "--json"))["datasets"]] == ["team/signs"]
+    assert said(mine("inspect", "@me/team/signs", "--json"))["samples"] == 150
+    verified = said(mine("verify", "@me/team/signs", "--deep", "--json"))
+    assert (verified["ok"], verified["chain"][0]["link"]) == (True, "account")
+    assert said(mine("pull", "@me/team/signs", "--to", "back", "--json"))["destination"] == "back/team/signs"
+    assert mine("diff", "@me/team/signs", "back/team/signs").code == 0
 
 
 def test_unpublishing_takes_the_records_and_if_asked_the_blobs(as_: Any, alice: LocalAccount, made: Any) -> None:
@@ -166,7 +172,11 @@ def test_only_the_owner_publishes(as_: Any, alice: LocalAccount, atproto: Shared
         (["ls", "@nobody.pds0.test"], "nobody.pds0.test"),
         (["show", "@alice.pds0.test"], "which dataset?"),
         (["pull", "digits"], "write @HANDLE/NAME"),
-        (["pull", "@me/digits"], "logged in"),
+        (["pull", "@me/digits"], "nobody is logged in: run atdata login"),
+        (["verify", "@me/digits"], "nobody is logged in: run atdata login"),
+        (["head", "@me/digits"], "nobody is logged in: run atdata login"),
+        (["ls", "@me"], "nobody is logged in: run atdata login"),
+        (["publish", "digits", "--to", "@me", "--index", "none.db"], "there is no index here"),
         (["rm", "@me/digits", "--yes"], "atdata unpublish"),
         (["unpublish", "digits"], "logged in"),
         (["ls", "@"], "name an account"),

@@ -284,6 +284,52 @@ def test_nobody_publishes_without_an_account(anonymous: Atmosphere, web: WebServ
         index.list_datasets()
 
 
+def test_me_is_whoever_is_logged_in(
+    atproto: SharedNetwork, on_network: Any, web: WebServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In every name, for who publishes and who reads; reading asks for no new session."""
+    account, other = atproto.make_account(), atproto.make_account()
+    for name, value in {
+        "XDG_CONFIG_HOME": str(tmp_path),
+        "ATDATA_CREDENTIALS": "file",
+        "ATDATA_HANDLE": account.handle,
+        "ATDATA_APP_PASSWORD": account.password,
+    }.items():
+        monkeypatch.setenv(name, value)
+    ds = served(web, "a")
+    with Atmosphere.login() as client:
+        mine = atdata.AtmosphereIndex(client)
+        entry = mine.insert_dataset(ds, name="@me/digits")
+        assert (entry.name, entry.uri.startswith(f"at://{account.did}/")) == ("digits", True)
+        mine.label("@me/digits", "stable")
+        assert mine.get_dataset("@me/digits@stable") == entry
+    with (
+        Atmosphere.login(other.handle, other.password) as client,  # nearer than the environment
+        pytest.raises(EntryNotFoundError, match=f"no dataset 'digits' in @{other.handle}"),
+    ):
+        atdata.AtmosphereIndex(client).get_dataset("@me/digits")
+    monkeypatch.setenv("ATDATA_APP_PASSWORD", "not needed to read")
+    assert [s.label for s in atdata.load_dataset("@me/digits", Probe)] == list(range(6))
+    assert atdata.load_dataset("@me/digits@1.0.0").cid == ds.cid
+    assert [e.uri for e in atdata.AtmosphereIndex(repo="@me").list_datasets()] == [entry.uri]
+    assert atdata.AtmosphereIndex(repo="@me").get_dataset("digits") == entry
+    assert atdata.verify("@me/digits").ok
+
+    for name in ("ATDATA_HANDLE", "ATDATA_APP_PASSWORD"):
+        monkeypatch.delenv(name)
+    for act in (
+        lambda: atdata.load_dataset("@me/digits"),
+        lambda: atdata.AtmosphereIndex(repo="@me").list_datasets(),
+        lambda: atdata.AtmosphereIndex().get_schema("@me/Probe"),
+        lambda: atdata.verify("@me/digits"),
+        lambda: atdata.PDSBlobStore(Atmosphere(), repo="@me").record("digits"),
+    ):
+        with pytest.raises(LoginError, match="nobody is logged in: run atdata login"):
+            act()
+    with pytest.raises(EntryFormError, match=r"'@me' names nothing on the network: write @HANDLE/NAME.* or @me/NAME"):
+        atdata.load_dataset("@me")
+
+
 def test_a_schema_of_another_account_can_be_used(login: Login, alice: Atmosphere, web: WebServer) -> None:
     bob = login(pds=0)
     ref = atdata.AtmosphereIndex(alice).publish_schema(Probe)

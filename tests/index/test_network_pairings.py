@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 
 import atdata
 from atdata.atmosphere import Atmosphere
+from atdata.atmosphere.lexicon import check
+from atdata.atmosphere.records import ENTRY
 from atdata.errors import AccessDeniedError, EntryNotFoundError
 from servers.atproto import SharedNetwork
 from servers.rgw import S3Server
@@ -127,7 +129,11 @@ def test_the_atmosphere_and_blobs(login: Login, on_network: Any, cache: Path) ->
     storage = value["storage"]
     assert storage["$type"] == "science.alt.dataset.storageBlobs"
     assert [b["blob"]["ref"]["$link"] for b in storage["blobs"]] == [url.rpartition("/")[2] for url in entry.data_urls]
-    assert len(value["manifests"]) == 3
+    # As the server found them to be, whatever they were sent as.
+    assert [{part: blob["mimeType"] for part, blob in m.items()} for m in value["manifests"]] == [
+        {"header": "application/json", "samples": "application/vnd.apache.parquet"}
+    ] * 3
+    check(ENTRY, value)
     # The entry alone keeps the blobs, also when the store forgets its dataset.
     prefix = next(iter(store.prefixes()))[0]
     store.delete(prefix)

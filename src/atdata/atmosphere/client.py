@@ -15,7 +15,7 @@ from atdata.atmosphere.identity import DIRECTORY, Identity, Resolver, keep
 from atdata.atmosphere.proof import Proven
 from atdata.atmosphere.repository import Record, Write, Written
 from atdata.atmosphere.session import PasswordSession
-from atdata.atmosphere.syntax import AtUri, is_did
+from atdata.atmosphere.syntax import AtUri, is_did, is_me
 from atdata.atmosphere.xrpc import Auth, Xrpc
 from atdata.errors import LoginError, ProofError, UnreachableError, XrpcError
 
@@ -165,8 +165,21 @@ class Atmosphere:
         return (_unpickled, (place, dict(self._revisions), again))
 
     def resolve(self, actor: str) -> Identity:
-        """The identity behind a handle, with or without `@`, or a DID; see `Resolver.resolve`."""
-        return self.resolver.resolve(actor)
+        """The identity behind a handle, with or without `@`, or a DID; see `Resolver.resolve`.
+
+        `@me` is the account that is logged in; of an anonymous client, the one whose login is saved, or that the
+        environment names.
+
+        Raises:
+            LoginError: it is `@me`, and nobody is logged in.
+        """
+        return self.resolver.resolve(self._me() if is_me(actor) else actor)
+
+    def _me(self) -> str:
+        if self.did is not None:
+            return self.did
+        who = choose()
+        return who.did if isinstance(who, Account) else who[0]
 
     # -- records
 
@@ -210,7 +223,7 @@ class Atmosphere:
         """The records of one collection of an account, as its server lists them; asked for page by page.
 
         Args:
-            actor: handle or DID.
+            actor: handle, DID, or `@me`.
             collection: the NSID of the kind of record.
             reverse: by ascending keys, instead of descending ones.
         """
@@ -308,7 +321,7 @@ class Atmosphere:
         return proven
 
     def _did_of(self, actor: str) -> str:
-        return actor if is_did(actor) else self.resolver.resolve(actor).did
+        return actor if is_did(actor) else self.resolve(actor).did
 
     def _reading(self, did: str) -> Xrpc:
         """The server of an account, asked as anybody may ask it."""

@@ -17,6 +17,7 @@ __all__ = [
     "is_datetime",
     "is_did",
     "is_handle",
+    "is_me",
     "is_nsid",
     "is_rkey",
     "normal_handle",
@@ -58,6 +59,16 @@ def is_handle(text: str) -> bool:
     return (
         len(text) <= 253 and _HANDLE.fullmatch(text) is not None and text.rpartition(".")[2].lower() not in _NO_HANDLE
     )
+
+
+def is_me(text: str) -> bool:
+    """Whether `text` means the account that is logged in, whichever that is: `@me`. No handle is one word.
+
+    Example:
+        >>> is_me("@me"), is_me("me"), is_me("me.example.org")
+        (True, True, False)
+    """
+    return text.removeprefix("@") == "me"
 
 
 def is_nsid(text: str) -> bool:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from atdata.atmosphere.client import Atmosphere
     from atdata.index.atmosphere import AtmosphereIndex
 
-__all__ = ["MINE", "account_index", "is_account", "logged_in", "parted", "spelled"]
+__all__ = ["MINE", "account_index", "is_account", "logged_in", "parted"]
 
 MINE = "@me"
 
@@ -41,18 +41,6 @@ def parted(ref: str) -> tuple[str, str]:
     return account, rest
 
 
-def spelled(ref: str) -> str:
-    """A reference with the account that is logged in in the place of `@me`.
-
-    Raises:
-        LoginError: nobody is logged in.
-    """
-    if ref != MINE and not ref.startswith(MINE + "/"):
-        return ref
-    with logged_in() as client:
-        return f"@{client.handle or client.did}{ref.removeprefix(MINE)}"
-
-
 @contextlib.contextmanager
 def logged_in() -> Iterator[Atmosphere]:
     """The client of the login that was saved, or that the environment names.
@@ -68,7 +56,7 @@ def logged_in() -> Iterator[Atmosphere]:
 
 @contextlib.contextmanager
 def account_index(account: str) -> Iterator[AtmosphereIndex]:
-    """The datasets that an account, `@handle`, has published; those of `@me` can be changed.
+    """The datasets that an account, `@handle` or `@me`, has published.
 
     Raises:
         LoginError: it is `@me`, and nobody is logged in.
@@ -76,10 +64,6 @@ def account_index(account: str) -> Iterator[AtmosphereIndex]:
     from atdata.atmosphere.client import Atmosphere
     from atdata.index.atmosphere import AtmosphereIndex
 
-    if account == MINE:
-        with logged_in() as client:
-            yield AtmosphereIndex(client)
-        return
     if account == "@":
         raise EntryFormError("name an account, such as @alice.example.org, or @me")
     with Atmosphere() as client:

@@ -7,7 +7,7 @@ from typing import Any
 
 import typer
 
-from atdata.cli.accounts import is_account, spelled
+from atdata.cli.accounts import is_account
 from atdata.cli.catalog import opened
 from atdata.cli.reporting import Report, clean, count
 from atdata.datasets.dataset import Dataset
@@ -36,7 +36,7 @@ def run(report: Report, url: str | None, old: str, new: str, *, every: bool) -> 
 def dataset_at(text: str, url: str | None) -> Dataset[Any]:
     """The dataset that a name or a place means, with all its splits."""
     if url is None or is_account(text):
-        found = load_dataset(spelled(text))
+        found = load_dataset(text)
     else:
         with opened(url) as index:
             found = load_dataset(text, index=index)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from atdata.cli.accounts import is_account, spelled
+from atdata.cli.accounts import is_account
 from atdata.cli.changes import dataset_at
 from atdata.datasets.sources import Located, locate
 from atdata.errors import StoreError
@@ -31,7 +31,7 @@ def located_at(text: str, credentials: Path | None = None) -> tuple[Located, Ope
         credentials: a `.env` file with the credentials for the place.
     """
     if is_account(text):
-        ds = dataset_at(spelled(text), None)
+        ds = dataset_at(text, None)
         assert ds.located is not None
         return ds.located, ds.opening
     opening = Opening(None if credentials is None else _s3_store(text, credentials))

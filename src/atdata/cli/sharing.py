@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from atdata.cli.accounts import MINE, is_account, logged_in, parted, spelled
+from atdata.cli.accounts import MINE, is_account, logged_in, parted
 from atdata.cli.catalog import ask, opened
 from atdata.cli.changes import dataset_at
 from atdata.cli.copy import copied, say_copied
@@ -136,7 +136,6 @@ def pull(report: Report, ref: str, to: str, *, overwrite: bool) -> None:
     """Copy a dataset from the network to a folder or prefix, under its name."""
     if not is_account(ref):
         raise EntryFormError(f"{ref!r:.120} is not on the network: write @HANDLE/NAME; `atdata cp` copies from places")
-    ref = spelled(ref)
     located, opening = located_at(ref)
     with_name = f"{to.rstrip('/') or '/'}/{_plain_name(ref)}"
     store, prefix = destination(with_name)

@@ -42,8 +42,8 @@ class AtmosphereIndex:
 
     Args:
         client: an `Atmosphere`, logged in to publish; by default an anonymous one.
-        repo: the accounts (handle or DID, or several) whose datasets are listed, searched and found by their names
-            alone; by default the one that is logged in.
+        repo: the accounts (handle or DID, or several; `@me` for the one that is logged in, or whose login is saved)
+            whose datasets are listed, searched and found by their names alone; by default the one that is logged in.
         store: where `write_samples` puts shards (`PDSBlobStore(client)`, `S3DataStore(…)`); what its own credentials
             can read is read by it.
 
@@ -231,10 +231,12 @@ class AtmosphereIndex:
         """The version that a reference names; its record is proved to be what the account signed.
 
         Args:
-            ref: `@handle/name` (the latest version), `@handle/name@1.2.0`, `@handle/name@label`; `at://…` of an entry
-                or a label; or, in the accounts of the index, the same without the handle, or a content identifier.
+            ref: `@handle/name` (the latest version), `@handle/name@1.2.0`, `@handle/name@label`, with `@me` for the
+                handle that is logged in; `at://…` of an entry or a label; or, in the accounts of the index, the same
+                without the handle, or a content identifier.
 
         Raises:
+            LoginError: it is of `@me`, and nobody is logged in.
             EntryNotFoundError: there is none; the message lists those that exist.
             EntryFormError: it is no reference.
             RecordError: the entry is malformed.

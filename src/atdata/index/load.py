@@ -97,7 +97,8 @@ def load_dataset(
             - a name in the index: `digits` (the latest version), `digits@1.0.0`, `digits@stable`, `@local/digits`, or a
               content identifier;
             - a name on the AT Protocol network: `@alice.example.org/digits`, also with a version or label, or the
-              `at://…` address of an entry; no account is needed to read;
+              `at://…` address of an entry; no account is needed to read. `@me/digits` is that of the account that is
+              logged in (`atdata login`);
             - a folder or prefix with an `atdata.json`, one with tar files, or one with folders of these named after
               splits: `s3://bucket/imagenet/`;
             - one shard, a glob (`**` stands for any folders), a brace pattern, or both in one, as path or URL;
@@ -118,6 +119,7 @@ def load_dataset(
 
     Raises:
         EntryNotFoundError: the index has no such dataset, version or label; the message lists those it has.
+        LoginError: it is of `@me`, and nobody is logged in.
         DatasetNotFoundError: there is nothing at that place.
         SplitNotFoundError: there is no such split; the message lists those there are.
         SplitError: it cannot be told which split a shard belongs to.

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from atdata.atmosphere.client import Atmosphere
-from atdata.atmosphere.syntax import is_did, normal_handle
+from atdata.atmosphere.syntax import is_did, is_me, normal_handle
 from atdata.errors import CatalogError, EntryFormError, EntryNotFoundError
 from atdata.index.names import Ref
 from atdata.index.network_entry import AtmosphereEntry
@@ -26,13 +26,13 @@ class Accounts:
 
     Args:
         client: of the network.
-        actors: handles or DIDs; none of them for the account that is logged in.
+        actors: handles, DIDs or `@me`; none of them for the account that is logged in.
         store: what shards are read with that lie in it.
     """
 
     def __init__(self, client: Atmosphere, actors: Iterable[str], store: Any) -> None:
         self.client = client
-        self.actors = [actor if is_did(actor) else normal_handle(actor) for actor in actors]
+        self.actors = [actor if is_did(actor) or is_me(actor) else normal_handle(actor) for actor in actors]
         self._store = store
         self._repositories: dict[str, Repository] = {}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from atdata.atmosphere.syntax import AtUri, is_did, is_handle, shown
+from atdata.atmosphere.syntax import AtUri, is_did, is_handle, is_me, shown
 from atdata.errors import AddressError, EntryFormError
 from atdata.index.names import Ref, check_label, is_cid, parse_ref, parse_schema_ref
 from atdata.index.versions import Version
@@ -18,7 +18,7 @@ class NetworkRef(NamedTuple):
     """What a reference to a dataset says.
 
     Attributes:
-        actor: handle or DID of the account that has it; None for those of the index.
+        actor: handle or DID of the account that has it, or `me`; None for those of the index.
         ref: which dataset and version; None where `uri` says so.
         uri: the address of a record.
     """
@@ -41,18 +41,19 @@ def split_actor(text: str) -> tuple[str | None, str]:
     """The account and the rest of `@alice.example.org/rest`; None and all of it for other texts.
 
     Raises:
-        EntryFormError: what follows the `@` is no handle and no DID.
+        EntryFormError: what follows the `@` is no handle, no DID and not `me`.
 
     Example:
-        >>> split_actor("@alice.example.org/vision/digits"), split_actor("digits@1.0.0")
-        (('alice.example.org', 'vision/digits'), (None, 'digits@1.0.0'))
+        >>> split_actor("@alice.example.org/vision/digits"), split_actor("@me/digits"), split_actor("digits@1.0.0")
+        (('alice.example.org', 'vision/digits'), ('me', 'digits'), (None, 'digits@1.0.0'))
     """
     if not text.startswith("@") or text.startswith("@local/"):
         return None, text
     actor, slash, rest = text[1:].partition("/")
-    if not (is_did(actor) or is_handle(actor)) or not slash or not rest:
+    if not (is_did(actor) or is_handle(actor) or is_me(actor)) or not slash or not rest:
         raise EntryFormError(
-            f"{shown(text)} names nothing on the network: write @HANDLE/NAME, for example @alice.example.org/digits"
+            f"{shown(text)} names nothing on the network: write @HANDLE/NAME, for example @alice.example.org/digits, "
+            "or @me/NAME"
         )
     return actor, rest
 
@@ -61,8 +62,8 @@ def parse_network_ref(text: str) -> NetworkRef:
     """What a reference to a dataset says.
 
     Args:
-        text: `@handle/name`, `@handle/name@1.2.0`, `@handle/name@label`, `at://…` of an entry or a label; or a name,
-            a name with a version or label, or a content identifier, of the accounts of the index.
+        text: `@handle/name`, `@handle/name@1.2.0`, `@handle/name@label`, the same with `@me`, `at://…` of an entry or a
+            label; or a name, a name with a version or label, or a content identifier, of the accounts of the index.
 
     Raises:
         EntryFormError: it is nothing of these.
