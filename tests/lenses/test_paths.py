@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
+import sys
 from typing import Any
 
 import pytest
@@ -276,3 +278,20 @@ def test_a_great_many_lenses_between_versions_take_no_time() -> None:
         net.find(classes[0], V4)
     sample = net.find(classes[3], classes[9]).get(classes[3](3, 7))
     assert dataclasses.astuple(sample) == (0, 7)
+
+
+def test_a_way_that_is_longer_than_calls_may_be_nested() -> None:
+    """A stored chain of lenses may be as long as a stranger likes."""
+    names = [f"f{i}" for i in range(221)]
+    classes = [atdata.packable(type(f"K{name}", (), {"__annotations__": {name: int}})) for name in names]
+    chain = [
+        atdata.Lens.fields(classes[i], classes[i + 1], rename={names[i]: names[i + 1]}) for i in range(len(names) - 1)
+    ]
+    net = network(*chain)
+    before = sys.getrecursionlimit()
+    sys.setrecursionlimit(len(inspect.stack()) + 150)
+    try:
+        steps = net.way(classes[0], classes[-1])
+    finally:
+        sys.setrecursionlimit(before)
+    assert [step.lens for step in steps] == chain

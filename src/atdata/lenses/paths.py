@@ -367,9 +367,17 @@ def _assumed(edge: _Edge) -> int:
 
 
 def _back(state: _State, begin: _State, into: Mapping[_State, list[tuple[_State, _Edge]]]) -> Iterator[Way]:
-    if state == begin:
-        yield []
-        return
-    for before, edge in into[state]:
-        for way in _back(before, begin, into):
-            yield [*way, edge]
+    """The ways that lead to a state, one after another; however long they are."""
+    way: Way = []  # from the end
+    choices = [iter(into[state])]
+    while choices:
+        before, edge = next(choices[-1], (None, None))
+        if before is None or edge is None:
+            choices.pop()
+            if way:
+                way.pop()
+        elif before == begin:
+            yield [edge, *reversed(way)]
+        else:
+            way.append(edge)
+            choices.append(iter(into[before]))
