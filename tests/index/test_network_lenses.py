@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -142,17 +144,55 @@ def test_what_is_missing_says_what_there_is(index: atdata.AtmosphereIndex, reade
         reader.publish_lens(DECLARED)
 
 
-def test_a_dataset_is_loaded_through_a_lens_that_was_found(
-    index: atdata.AtmosphereIndex, web: WebServer, on_network: Any, monkeypatch: pytest.MonkeyPatch
+def test_a_dataset_is_loaded_through_lenses_of_its_account(
+    index: atdata.AtmosphereIndex, web: WebServer, on_network: Any
 ) -> None:
-    """Of another account, made known here; without it, the message says what is missing."""
+    """By anybody who has the class alone; an entry that was pickled finds them too."""
     atdata.LocalDiskStore(web.folder).write_shards(atdata.Dataset.from_samples(photos(), Photo), prefix="photos")
     index.insert_dataset(atdata.Dataset[Photo](web.url("photos/")), name="photos")
-    index.publish_lens(DECLARED)
     name = f"@{index.client.handle}/photos"
-    monkeypatch.setattr("atdata.index.views.registered", known := atdata.LensNetwork())
     with pytest.raises(SchemaError, match="no lens leads from Photo"):
         atdata.load_dataset(name, Shot)
-    found: Any = atdata.AtmosphereIndex(repo=index.client.did).get_lens("Photo_to_Shot").load(Photo, Shot)
-    known.register(found)
+    index.publish_lens(DECLARED)
+    assert [shot.label for shot in atdata.load_dataset(name, Shot)] == ["photo 0", "photo 1", "photo 2"]
+    entry = pickle.loads(pickle.dumps(atdata.AtmosphereIndex().get_dataset(name)))
+    assert [shot.label for shot in entry.dataset(Shot)] == ["photo 0", "photo 1", "photo 2"]
+
+
+def test_lenses_of_others_are_not_taken(
+    index: atdata.AtmosphereIndex, login: Login, web: WebServer, on_network: Any
+) -> None:
+    """What a stranger publishes about somebody's data does not change how that is seen."""
+    atdata.LocalDiskStore(web.folder).write_shards(atdata.Dataset.from_samples(photos(), Photo), prefix="photos")
+    index.insert_dataset(atdata.Dataset[Photo](web.url("photos/")), name="photos")
+    stranger = atdata.AtmosphereIndex(login())
+    source = index.publish_schema(Photo)
+    stranger.publish_lens(DECLARED, source_schema=source)
+    with pytest.raises(SchemaError, match="no lens leads from Photo"):
+        atdata.load_dataset(f"@{index.client.handle}/photos", Shot)
+    lens: Any = stranger.get_lens("Photo_to_Shot").load(Photo, Shot)  # whoever trusts them takes it
+    seen = atdata.load_dataset(f"@{index.client.handle}/photos", Photo).as_type(lens)
+    assert [shot.label for shot in seen] == ["photo 0", "photo 1", "photo 2"]
+
+
+def test_a_lens_that_fits_nothing_spoils_no_other(
+    index: atdata.AtmosphereIndex, web: WebServer, on_network: Any
+) -> None:
+    """Hostile records between the dataset's schemas: passed over, and named where nothing else leads there."""
+    atdata.LocalDiskStore(web.folder).write_shards(atdata.Dataset.from_samples(photos(), Photo), prefix="photos")
+    index.insert_dataset(atdata.Dataset[Photo](web.url("photos/")), name="photos")
+    name = f"@{index.client.handle}/photos"
+    source, view = index.publish_schema(Photo), index.publish_schema(Shot)
+    good = DECLARED.to_network_record(source, view, "2026-01-02T03:04:05Z")
+    hostile: Any = json.loads(json.dumps(good))
+    hostile["name"] = "hostile"
+    hostile["metadata"]["atdataLens"]["declared"]["rename"] = {"no_such_field": "pixels"}
+    nowhere = {**hostile, "name": "nowhere", "targetSchema": f"at://{index.client.did}/science.alt.dataset.schema/none"}
+    index.client.put_record(LENS, "3llens222222c", hostile)
+    index.client.put_record(LENS, "3llens222222d", nowhere)
+    with pytest.raises(SchemaError) as caught:
+        atdata.load_dataset(name, Shot)
+    assert "no lens leads from Photo" in str(caught.value)
+    assert "Photo has no field 'no_such_field'" in str(caught.value)
+    index.publish_lens(DECLARED)
     assert [shot.label for shot in atdata.load_dataset(name, Shot)] == ["photo 0", "photo 1", "photo 2"]

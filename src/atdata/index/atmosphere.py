@@ -14,11 +14,12 @@ from atdata.errors import EntryFormError, EntryNotFoundError, LoginError, Record
 from atdata.index.base import DatasetEntry
 from atdata.index.details import Details
 from atdata.index.diff import DatasetDiff, diff
+from atdata.index.lenses import StoredLens, check_lens, check_lens_schema, missing_lens
 from atdata.index.names import check_label, check_name, parse_schema_ref
 from atdata.index.network_accounts import Accounts
 from atdata.index.network_entry import AtmosphereEntry
 from atdata.index.network_ledger import NetworkLedger, check_version, fitted
-from atdata.index.network_lenses import StoredLens, lenses_in, proved
+from atdata.index.network_lenses import lenses_in, proved
 from atdata.index.network_names import parse_network_ref, parse_network_schema, split_actor
 from atdata.index.network_repository import LeftOut
 from atdata.index.schemas import Schemas
@@ -30,8 +31,6 @@ from atdata.lenses.references import CodeReference
 from atdata.samples.schema import Schema
 
 __all__ = ["AtmosphereIndex"]
-
-_LISTED = 10
 
 
 class AtmosphereIndex:
@@ -424,14 +423,26 @@ class AtmosphereIndex:
         Raises:
             LoginError: nobody is logged in.
             LensError: it is code, and `code` is missing; or it is composed of several.
+            EntryNotFoundError: there is no such schema.
+            SchemaError: the schema is not that of the lens's type.
         """
+        check_lens(lens)
         ledger = self._ledger
-        given = ((source_schema, lens.source), (view_schema, lens.view))
-        addresses = [self.publish_schema(cls) if ref is None else ledger.asked_for(ref).ref for ref, cls in given]
-        source, view = addresses
-        assert source is not None
-        assert view is not None
+        source, view = (
+            self._address(ref, cls, what)
+            for ref, cls, what in ((source_schema, lens.source, "reads"), (view_schema, lens.view, "gives"))
+        )
         return ledger.add_lens(lens, source, view, code)
+
+    def _address(self, ref: str | None, cls: type, what: str) -> str:
+        """The schema of one of a lens's types, published."""
+        if ref is None:
+            return self.publish_schema(cls)
+        found = self._ledger.asked_for(ref)
+        assert found.ref is not None
+        assert found.schema is not None
+        check_lens_schema(cls, found.schema, what)
+        return found.ref
 
     def get_lens(self, ref: str) -> StoredLens:
         """The lens that a reference names; its record is proved to be what the account signed.
@@ -447,25 +458,24 @@ class AtmosphereIndex:
             uri = parse_network_schema(ref).uri
             assert uri is not None
             place = self._accounts.of(uri.authority)
-            return proved(place, uri._replace(authority=place.did), self.decode_schema)
+            return proved(place, uri._replace(authority=place.did), self.get_schema)
         actor, name = split_actor(ref)
         places = self._accounts.places(actor)
-        known = [(place, each) for place in places for each in lenses_in(place, self.decode_schema)]
+        known = [(place, each) for place in places for each in lenses_in(place, self.get_schema)]
         found = [(place, each) for place, each in known if each.name == name]
         if not found:
-            names = ", ".join(sorted({each.name for _, each in known})[:_LISTED]) or "none"
-            raise EntryNotFoundError(f"there is no lens {name!r:.120}; there are: {names}")
+            raise missing_lens(name, (each.name for _, each in known))
         place, newest = max(found, key=lambda pair: pair[1].created_at)
-        return proved(place, AtUri.parse(newest.uri), self.decode_schema)
+        return proved(place, AtUri.parse(newest.uri), self.get_schema)
 
     def list_lenses(self, *, source: str | None = None, view: str | None = None) -> Iterator[StoredLens]:
-        """The lenses of the accounts; fetched page by page as it is iterated.
+        """The lenses of the accounts, as their servers list them; fetched page by page as it is iterated.
 
         Args:
             source: only those that read the schema at this address.
             view: only those that give it.
         """
-        found = (each for place in self._accounts.all for each in lenses_in(place, self.decode_schema))
+        found = (each for place in self._accounts.all for each in lenses_in(place, self.get_schema))
         return (each for each in found if source in (None, each.source) and view in (None, each.view))
 
     # -- accounts --------------------------------------------------------------------------------------------

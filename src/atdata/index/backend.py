@@ -17,7 +17,7 @@ from atdata.index.names import Ref
 from atdata.index.versions import rank_of
 from atdata.index.words import words_in
 
-__all__ = ["Backend", "Part", "SchemaRow", "VersionRow"]
+__all__ = ["Backend", "LensRow", "Part", "SchemaRow", "VersionRow"]
 
 
 class SchemaRow(msgspec.Struct, frozen=True):
@@ -41,6 +41,26 @@ class SchemaRow(msgspec.Struct, frozen=True):
     def rank(self) -> str:
         """See `Version.rank`."""
         return rank_of(self.version)
+
+
+class LensRow(msgspec.Struct, frozen=True):
+    """A lens between two schemas.
+
+    Attributes:
+        cid: the identifier of all that follows but `created_at`; of a schema, of its name and version.
+        name: the lens's name, which others may have too.
+        source: the schema of the type that it reads.
+        view: the schema of the type that it gives.
+        record: the lens's local record as JSON.
+        created_at: microseconds since 1970, UTC.
+    """
+
+    cid: str
+    name: str
+    source: SchemaRow
+    view: SchemaRow
+    record: str
+    created_at: int
 
 
 class Part(msgspec.Struct, frozen=True, dict=True):
@@ -154,6 +174,25 @@ class Backend(Protocol):
 
     def all_schemas(self, after: tuple[str, str], limit: int) -> list[SchemaRow]:
         """Schemas by name and rank, after this name and rank."""
+
+    def add_lens(self, row: LensRow) -> None:
+        """Add a lens; one that is there is dated anew, when this is later.
+
+        Raises:
+            EntryNotFoundError: one of its schemas, which are added before, is not there.
+        """
+
+    def lens(self, cid: str) -> LensRow | None:
+        """The lens of that identifier, with its schemas; None when it is not there."""
+
+    def lenses(self, after: tuple[str, str], limit: int, *, name: str | None = None) -> list[LensRow]:
+        """Lenses by name and identifier, byte by byte, with their schemas.
+
+        Args:
+            after: only those that come after this name and identifier.
+            limit: at most so many.
+            name: only those of this name.
+        """
 
     def set_label(self, name: str, label: str, version: str | None) -> None:
         """Let a label mean a version, or nothing any more.

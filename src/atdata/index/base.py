@@ -15,6 +15,9 @@ from atdata.samples.schema import Schema
 if TYPE_CHECKING:
     from atdata.datasets.dataset import Dataset
     from atdata.datasets.opener import Verify
+    from atdata.index.lenses import StoredLens
+    from atdata.lenses.lens import Lens
+    from atdata.lenses.references import CodeReference
     from atdata.stores.cache import Cache
 
 __all__ = ["AbstractIndex", "DatasetEntry", "IndexEntry"]
@@ -95,6 +98,22 @@ class AbstractIndex(Protocol):
     def decode_schema(self, ref: str) -> type:
         """A sample type built in memory from a stored schema; no code is executed."""
 
+    def publish_lens(
+        self,
+        lens: Lens[Any, Any],
+        *,
+        code: CodeReference | None = None,
+        source_schema: str | None = None,
+        view_schema: str | None = None,
+    ) -> str:
+        """Record a lens, with the schemas of its types; returns the reference to it."""
+
+    def get_lens(self, ref: str) -> StoredLens:
+        """The lens that `ref` names: a reference, or a name, of which the newest is meant."""
+
+    def list_lenses(self, *, source: str | None = None, view: str | None = None) -> Iterator[StoredLens]:
+        """The lenses, or only those that read, or give, a schema."""
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class DatasetEntry:
@@ -131,6 +150,7 @@ class DatasetEntry:
     size: int | None
     _locate: Callable[[], Located] = dataclasses.field(repr=False)
     _store: Any = dataclasses.field(default=None, repr=False)  # the index's; it stays in its process
+    _index: Any = dataclasses.field(default=None, repr=False)  # what knows versions of schemas, and lenses; likewise
 
     @functools.cached_property
     def located(self) -> Located:
@@ -163,16 +183,42 @@ class DatasetEntry:
         """The samples of this version.
 
         Args:
-            sample_type: the class of the samples; by default built from the schema.
+            sample_type: the class of the samples; by default built from the schema. As another type than the stored
+                one they are seen through lenses, as `load_dataset` does.
             store: a store whose credentials are used for the shards that lie in it, and for no others; by default
                 that of the index.
             verify: see `Dataset`.
             cache: see `Dataset`.
+
+        Raises:
+            SchemaError: the samples cannot be read or seen as that class; the message names the step that is missing.
+            AmbiguousLensError: several lenses, or paths of them, lead there.
         """
+        from atdata.index.views import reading_of
+
+        if sample_type is None:
+            return self._stored(None, store=store, verify=verify, cache=cache)
+        url = f"{self.name}@{self.version}"
+        reading = reading_of(self.located.schema, sample_type, index=self._known_by(), url=url)
+        return reading.of(self._stored(reading.sample_type, store=store, verify=verify, cache=cache))
+
+    def _stored(
+        self,
+        sample_type: type | None,
+        *,
+        store: Any = None,
+        verify: Verify = "first",
+        cache: str | os.PathLike[str] | Cache | None = None,
+    ) -> Dataset[Any]:
+        """The samples, read as a class that reads their bytes."""
         from atdata.index.routing import dataset_of
 
         store = self._store if store is None else store
         return dataset_of(self.located, sample_type, store=store, verify=verify, cache=cache)
+
+    def _known_by(self) -> Any:
+        """What knows other versions of its schema, and lenses; None where that was left behind."""
+        return self._index
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, DatasetEntry) and self._plain == other._plain

@@ -14,6 +14,7 @@ from atdata.datasets.sources import Located
 from atdata.errors import CatalogError, EntryNotFoundError
 from atdata.index.backend import Backend, VersionRow
 from atdata.index.base import DatasetEntry
+from atdata.index.lenses import Lenses
 from atdata.index.names import Ref, schema_ref
 from atdata.index.schemas import Schemas
 from atdata.index.survey import refs_in
@@ -32,12 +33,14 @@ class Entries:
     Args:
         backend: where they are.
         schemas: the schemas in it.
+        lenses: the lenses in it.
         store: what shards are read with that lie in it.
     """
 
-    def __init__(self, backend: Backend, schemas: Schemas, store: Any) -> None:
+    def __init__(self, backend: Backend, schemas: Schemas, lenses: Lenses, store: Any) -> None:
         self._backend = backend
         self._schemas = schemas
+        self._lenses = lenses
         self._store = store
 
     def entry(self, row: VersionRow) -> DatasetEntry:
@@ -57,6 +60,7 @@ class Entries:
             size=row.size,
             _locate=functools.partial(self._located, row),
             _store=self._store,
+            _index=self._lenses,
         )
 
     def _located(self, row: VersionRow) -> Located:

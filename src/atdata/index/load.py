@@ -19,7 +19,7 @@ from atdata.errors import (
     SchemaError,
     SplitError,
 )
-from atdata.index.base import AbstractIndex, IndexEntry
+from atdata.index.base import AbstractIndex, DatasetEntry, IndexEntry
 from atdata.index.folders import is_archive, parts_in
 from atdata.index.local import _DEFAULT, LocalIndex
 from atdata.index.names import parse_ref
@@ -106,7 +106,8 @@ def load_dataset(
             - a mapping from split names to any of these.
         sample_type: the class of the samples; by default it is built from the stored schema, and is `DictSample` where
             there is none. Data of another type, or of an older version of it, is seen through lenses, as by
-            `Dataset.as_type`, along the versions that the index knows; where that cannot be, it is refused at once.
+            `Dataset.as_type`: those of this process, then the declared ones that the index holds, and along the
+            versions that it knows; where that cannot be, it is refused at once.
         split: the split to load; `val` and `dev` mean `validation`.
         index: where names are looked up; by default `LocalIndex()`, if there is one, and for names of the network an
             anonymous `AtmosphereIndex()`.
@@ -262,6 +263,7 @@ class _Loader:
         self._split = split
         self._index = index
         self._options = options
+        self._readings: dict[str | None, Reading] = {}  # by the identifiers of schemas
 
     def load(self, path: Any) -> Dataset[Any] | DatasetDict:
         if isinstance(path, Mapping):
@@ -351,7 +353,9 @@ class _Loader:
             located = entry.located if isinstance(getattr(entry, "located", None), Located) else None
             schema = entry.dataset().located.schema if located is None else located.schema
             reading = reading_of(schema, self._type, index=index, url=url)
-            ds: Dataset[Any] = entry.dataset(reading.sample_type, **self._options)
+            # Ours would look for lenses once more.
+            read = entry._stored if isinstance(entry, DatasetEntry) else entry.dataset
+            ds: Dataset[Any] = read(reading.sample_type, **self._options)
         else:
             schema = None if entry.schema_ref is None else index.get_schema(entry.schema_ref)
             reading = reading_of(schema, self._type, index=index, url=url)
@@ -384,7 +388,7 @@ class _Loader:
             options: how the datasets are made, when not as this call says.
             known: the dataset of all shards and how it was read, when there is one already.
         """
-        readings = [reading_of(part.schema, self._type, index=self._index, url=url) for part in parts if known is None]
+        readings = [self._reading(part.schema, url) for part in parts if known is None]
         shards = [(ref, part) for part in parts for ref in part.shards]
         which = [n for n, part in enumerate(parts) for _ in part.shards]
         made = {}
@@ -400,6 +404,13 @@ class _Loader:
                 ds = Dataset(located, sample_type=reading.sample_type, **options or self._options)
             made[split] = reading.of(ds)
         return self._answer(made)
+
+    def _reading(self, schema: Schema | None, url: str | None) -> Reading:
+        """How the shards of one part are read; parts of one schema are read alike."""
+        cid = None if schema is None else schema.cid
+        if cid not in self._readings:
+            self._readings[cid] = reading_of(schema, self._type, index=self._index, url=url)
+        return self._readings[cid]
 
     def _one(self, split: str, readings: Sequence[Reading], url: str | None) -> Reading:
         """The way that all parts of a split are read."""

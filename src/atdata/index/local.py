@@ -5,28 +5,28 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import timedelta
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from atdata.datasets.dataset import Dataset
-from atdata.errors import CatalogError, EntryFormError, StoreError
-from atdata.index.backend import Backend, VersionRow
+from atdata.errors import EntryFormError, StoreError
+from atdata.index.backend import VersionRow
 from atdata.index.base import DatasetEntry
 from atdata.index.details import Details
 from atdata.index.diff import DatasetDiff, diff
 from atdata.index.entries import Entries
 from atdata.index.garbage import Garbage, collect
 from atdata.index.ledger import LocalLedger
+from atdata.index.lenses import Lenses, StoredLens
 from atdata.index.names import check_label, check_name, parse_ref, parse_schema_ref
+from atdata.index.opening import open_backend
 from atdata.index.schemas import Schemas
 from atdata.index.versions import Version
 from atdata.index.words import words_in
 from atdata.index.writing import Writing
+from atdata.lenses.lens import Lens
+from atdata.lenses.references import CodeReference
 from atdata.samples.schema import Schema
 from atdata.stores.disk import LocalDiskStore
-
-if TYPE_CHECKING:
-    from atdata.index.redis_backend import RedisBackend
 
 __all__ = ["LocalIndex"]
 
@@ -69,10 +69,11 @@ class LocalIndex:
     def __init__(self, url: str | os.PathLike[str] | None = None, *, store: Any = None) -> None:
         if url is None:
             url = os.environ.get("ATDATA_INDEX") or _DEFAULT
-        self._backend, self.url, in_file = _open(url)
+        self._backend, self.url, in_file = open_backend(url)
         self._store = LocalDiskStore() if store is None and in_file else store
         self._schemas = Schemas(self._backend, lambda row: self._backend.add([], [row]))
-        self._entries = Entries(self._backend, self._schemas, self._store)
+        self._lenses = Lenses(self._backend, self._schemas)
+        self._entries = Entries(self._backend, self._schemas, self._lenses, self._store)
         self._ledger = LocalLedger(self._backend, self._schemas, self._entries)
         self._writing = Writing(self._ledger, self._store)
 
@@ -436,40 +437,65 @@ class LocalIndex:
         """
         return self.get_schema(ref).sample_type()
 
+    # -- lenses ----------------------------------------------------------------------------------------------
+
+    def publish_lens(
+        self,
+        lens: Lens[Any, Any],
+        *,
+        code: CodeReference | None = None,
+        source_schema: str | None = None,
+        view_schema: str | None = None,
+    ) -> str:
+        """Record a lens, with the schemas of its types; returns its reference.
+
+        A declared lens (`Lens.fields`) is recorded whole, and datasets of this index are seen through it by whoever
+        asks for its type. Of one that is code, the index says where the code is, and its hash. Of several lenses of one
+        name between the same types, the one that was published last counts.
+
+        Args:
+            lens: declared, or made of functions.
+            code: the repository, commit and file where others find the functions.
+            source_schema: the reference to a published schema of the type that it reads; by default that type's is
+                published.
+            view_schema: the same of the type that it gives.
+
+        Raises:
+            LensError: it is code, and `code` is missing; or it is composed of several.
+            EntryNotFoundError: there is no such schema.
+            SchemaError: the schema is not that of the lens's type.
+        """
+        return self._lenses.publish(lens, code, source_schema, view_schema)
+
+    def add_lenses(self, lenses: Iterable[StoredLens]) -> None:
+        """Take over lenses of another index, with their schemas; those that are here already are passed over.
+
+        Raises:
+            EntryExistsError: a version of a schema is here with another content; the lenses before were added.
+        """
+        for lens in lenses:
+            self._lenses.take_over(lens)
+
+    def get_lens(self, ref: str) -> StoredLens:
+        """The lens that a reference names.
+
+        Args:
+            ref: `atdata://local/lens/…`, its identifier alone, or a name; of several of that name, the newest.
+
+        Raises:
+            EntryNotFoundError: there is none; the message lists those that exist.
+        """
+        return self._lenses.get_lens(ref)
+
+    def list_lenses(self, *, source: str | None = None, view: str | None = None) -> Iterator[StoredLens]:
+        """The lenses by name; fetched page by page as it is iterated.
+
+        Args:
+            source: only those that read this schema: a reference, or a name for any version.
+            view: only those that give it.
+        """
+        return self._lenses.list_lenses(source, view)
+
 
 def _version(version: str | None) -> str | None:
     return None if version is None else Version(version).text
-
-
-def _open(url: str | os.PathLike[str]) -> tuple[Backend, str, bool]:
-    """The backend, its URL for messages, and whether it is a file of this machine."""
-    text = os.fspath(url)
-    scheme, colon, rest = text.partition("://")
-    from atdata.index.sql import SqlBackend  # takes a while to import
-
-    if not colon or scheme == "sqlite":
-        path = rest.removeprefix("/") if colon else text
-        if not path or path == ":memory:":
-            raise CatalogError("an index is kept in a file: sqlite:///relative.db or sqlite:////absolute.db", url=text)
-        made = SqlBackend(Path(path).expanduser().absolute())
-        return made, made.url, True
-    if scheme in ("postgres", "postgresql", "postgresql+psycopg"):
-        made = SqlBackend.on_server(text)
-        return made, made.url, False
-    if scheme in ("redis", "rediss"):
-        in_redis = _in_redis(text)
-        return in_redis, in_redis.url, False
-    raise CatalogError(
-        f"no index is known for {scheme}:// URLs; known are paths, sqlite:///, postgresql:// and redis://",
-        url=f"{scheme}://…",
-    )
-
-
-def _in_redis(url: str) -> RedisBackend:
-    try:
-        from atdata.index.redis_backend import RedisBackend
-    except ModuleNotFoundError as error:
-        if error.name != "redis":
-            raise
-        raise CatalogError("an index in Redis needs a driver: pip install 'atdata[redis]'") from None
-    return RedisBackend(url)

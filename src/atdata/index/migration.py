@@ -13,7 +13,7 @@ __all__ = ["REVISIONS", "REVISION_TABLE", "migrate", "prepare"]
 
 REVISION_TABLE = "atdata_revision"
 # Every revision there is, the oldest first: opening a database should not take the time to look through the files.
-REVISIONS = ("0001",)
+REVISIONS = ("0001", "0002")
 
 _revision = sa.table(REVISION_TABLE, sa.column("version_num"))
 

@@ -54,15 +54,15 @@ class AtmosphereEntry(DatasetEntry):
         """The shards with what is recorded of each, and the schema."""
         return self.found.located
 
-    def dataset(
+    def _stored(
         self,
-        sample_type: type | None = None,
+        sample_type: type | None,
         *,
         store: Any = None,
         verify: Verify = "first",
         cache: str | os.PathLike[str] | Cache | None = None,
     ) -> Dataset[Any]:
-        """The samples of this version; see `DatasetEntry.dataset`.
+        """The samples, read as a class that reads their bytes.
 
         Shards in buckets are read without credentials, unless `store` (or that of the index) is that very bucket.
 
@@ -78,6 +78,11 @@ class AtmosphereEntry(DatasetEntry):
             )
         reading = NetworkStore(self._client, found.buckets, self._store if store is None else store)
         return Dataset(found.located, sample_type=sample_type, store=reading, verify=verify, cache=cache)
+
+    def _known_by(self) -> Any:
+        from atdata.index.atmosphere import AtmosphereIndex
+
+        return AtmosphereIndex(self._client, repo=self.uri.removeprefix("at://").partition("/")[0])
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (entry_with, (self._plain, self.found, self._client))

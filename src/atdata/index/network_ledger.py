@@ -35,7 +35,7 @@ from atdata.index.base import DatasetEntry
 from atdata.index.details import Details, check_url
 from atdata.index.names import Ref, check_name
 from atdata.index.network_entry import AtmosphereEntry
-from atdata.index.network_lenses import lens_record
+from atdata.index.network_lenses import lens_record, lenses_in
 from atdata.index.network_names import parse_network_schema
 from atdata.index.network_repository import Published, PublishedSchema, Repository
 from atdata.index.publishing import AccountBlobs, Place, check_place, entry_of, places_of
@@ -355,10 +355,23 @@ class NetworkLedger:
     # -- lenses ----------------------------------------------------------------------------------------------
 
     def add_lens(self, lens: Lens[Any, Any], source: str, view: str, code: CodeReference | None) -> str:
-        """Publish a lens between two schemas, unless the same is there; returns its address."""
+        """Publish a lens between two schemas, unless the same is there; returns its address.
+
+        One that is there is dated anew where another of its name came later, as the newest is the one that is meant.
+        """
         rkey, value = lens_record(lens, source, view, _now(), code)
         uri = AtUri(self.did, LENS, rkey)
-        self._commit(lambda: [self._write("create", uri, value)] if self._there(uri) is None else None)
+
+        def writes() -> list[Write] | None:
+            if self._there(uri) is None:
+                return [self._write("create", uri, value)]
+            named = [
+                each for each in lenses_in(self._repository, self._repository.schema) if each.name == value["name"]
+            ]
+            newest = max(named, key=lambda each: each.created_at, default=None)
+            return None if newest is None or newest.uri == str(uri) else [self._write("update", uri, value)]
+
+        self._commit(writes)
         return str(uri)
 
     # -- blobs -----------------------------------------------------------------------------------------------

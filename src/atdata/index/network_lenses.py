@@ -2,75 +2,31 @@
 
 from __future__ import annotations
 
-import dataclasses
+import functools
 import json
 from collections.abc import Callable, Iterator
-from datetime import datetime
 from typing import Any
 
 from atdata.atmosphere.client import Record
-from atdata.atmosphere.records import LENS, LensRecord, lens_of
+from atdata.atmosphere.records import LENS, lens_of
 from atdata.atmosphere.syntax import AtUri, tid_of
 from atdata.errors import EntryNotFoundError, LensRecordError, RecordError
+from atdata.index.lenses import StoredLens
 from atdata.index.network_repository import Repository, time_of
+from atdata.index.schemas import schema_of
 from atdata.lenses.lens import Lens
-from atdata.lenses.references import CodeReference, LensReference
-from atdata.samples.dictsample import DictSample
+from atdata.lenses.references import CodeReference
+from atdata.samples.schema import Schema
 
-__all__ = ["StoredLens", "lens_record", "lenses_in", "proved"]
-
-
-@dataclasses.dataclass(frozen=True)
-class StoredLens:
-    """A lens that an account has published.
-
-    Attributes:
-        uri: the record, `at://did/science.alt.dataset.lens/…`.
-        name: the lens's name.
-        source: the address of the schema of the type that it reads.
-        view: the address of the schema of the type that it gives.
-        created_at: when it was published, in UTC.
-        description: what it does.
-        declared: whether the record has all of the lens; else its code is elsewhere.
-    """
-
-    uri: str
-    name: str
-    source: str
-    view: str
-    created_at: datetime
-    description: str | None
-    declared: bool
-    _record: LensRecord = dataclasses.field(repr=False, compare=False)
-    _type: Callable[[str], type] = dataclasses.field(repr=False, compare=False)
-
-    def load(self, source: type | None = None, view: type | None = None) -> Lens[Any, Any] | LensReference:
-        """The lens; of one that is code a reference, which says where the code is, and what to do with it.
-
-        Args:
-            source: the class that it reads; by default built from the schema.
-            view: the class that it gives; likewise.
-
-        Raises:
-            LensRecordError: the record is malformed, or for other classes.
-            EntryNotFoundError: a schema is not there.
-        """
-        types = [self._known(cls, address) for cls, address in ((source, self.source), (view, self.view))]
-        return Lens.from_record(self._record.value, *types)
-
-    def _known(self, cls: type | None, address: str) -> type:
-        if cls is not None:
-            return cls
-        # What is not declared only tells where its code is: for that no type is needed.
-        return self._type(address) if self.declared else DictSample
+__all__ = ["lens_record", "lenses_in", "proved"]
 
 
-def stored_lens(record: Record, type_of: Callable[[str], type]) -> StoredLens:
+def stored_lens(record: Record, schema: Callable[[str], Schema]) -> StoredLens:
     """The lens in a record of anyone.
 
     Args:
         record: as it was read.
-        type_of: gives the class of the schema at an address.
+        schema: gives the schema at an address.
 
     Raises:
         RecordError: it is none, or something in it is malformed.
@@ -90,16 +46,27 @@ def stored_lens(record: Record, type_of: Callable[[str], type]) -> StoredLens:
         time_of(found.created_at),
         found.description,
         declared,
-        found,
-        type_of,
+        found.value,
+        schema,
     )
 
 
-def lenses_in(place: Repository, type_of: Callable[[str], type]) -> Iterator[StoredLens]:
-    """The lenses of an account that can be read, as its server lists them; others are noted in `left_out`."""
+def lenses_in(place: Repository, schema: Callable[[str], Schema]) -> Iterator[StoredLens]:
+    """The lenses of an account that can be read, as its server lists them; others are noted in `left_out`.
+
+    Args:
+        place: the account.
+        schema: gives the schema at an address, proved; what the account's server lists of the account's own is not.
+    """
+    listed = functools.cache(lambda: {row.uri: schema_of(row) for row in place.listed_schemas()})
+
+    def known(address: str) -> Schema:
+        own = listed().get(address) if address.startswith(f"at://{place.did}/") else None
+        return schema(address) if own is None else own
+
     for record in place.client.list_records(place.did, LENS):
         try:
-            yield stored_lens(record, type_of)
+            yield stored_lens(record, known)
         except RecordError as error:
             place.leave_out(record.uri, error)
 
@@ -118,7 +85,7 @@ def lens_record(
     return tid_of("lens\n" + json.dumps(said, sort_keys=True, ensure_ascii=False)), value
 
 
-def proved(place: Repository, uri: AtUri, type_of: Callable[[str], type]) -> StoredLens:
+def proved(place: Repository, uri: AtUri, schema: Callable[[str], Schema]) -> StoredLens:
     """The lens at an address, proved to be what the account signed.
 
     Raises:
@@ -128,6 +95,6 @@ def proved(place: Repository, uri: AtUri, type_of: Callable[[str], type]) -> Sto
     if record is None:
         raise EntryNotFoundError(f"there is no lens at {uri}")
     try:
-        return stored_lens(record, type_of)
+        return stored_lens(record, schema)
     except RecordError as error:
         raise LensRecordError(error.message, url=error.url, field=error.field) from None

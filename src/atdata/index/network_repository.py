@@ -320,20 +320,21 @@ class Repository:
 
     def every_schema(self) -> Iterator[Schema]:
         """Every version of every schema, by name and then by precedence."""
-        for row in sorted(self._schema_rows(), key=lambda row: (row.name, row.rank)):
+        for row in sorted(self.listed_schemas(), key=lambda row: (row.name, row.rank)):
             yield schema_of(row)
 
     def schemas(self, name: str, version: str | None = None) -> list[PublishedSchema]:
         """All versions of a schema, the lowest rank first, or only one of them; see `SchemaShelf`."""
-        found = [row for row in self._schema_rows(name) if version in (None, row.version)]
+        found = [row for row in self.listed_schemas(name) if version in (None, row.version)]
         return sorted(found, key=lambda row: row.rank)
 
     def all_schemas(self, after: tuple[str, str], limit: int) -> Sequence[SchemaRow]:
         """Schemas by name and rank, after this name and rank; see `SchemaShelf`."""
-        rows = sorted(self._schema_rows(), key=lambda row: (row.name, row.rank))
+        rows = sorted(self.listed_schemas(), key=lambda row: (row.name, row.rank))
         return [row for row in rows if (row.name, row.rank) > after][:limit]
 
-    def _schema_rows(self, name: str | None = None) -> Iterator[PublishedSchema]:
+    def listed_schemas(self, name: str | None = None) -> Iterator[PublishedSchema]:
+        """The schemas, or those of one name, as the account's server lists them; others are noted in `left_out`."""
         for record in self.client.list_records(self.did, SCHEMA):
             if name is not None and record.value.get("name") != name:
                 continue

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from atdata.errors import CatalogError, CatalogVersionError, EntryExistsError, EntryNotFoundError
-from atdata.index.backend import Part, SchemaRow, VersionRow
+from atdata.index.backend import LensRow, Part, SchemaRow, VersionRow
 from atdata.index.names import Ref
 from atdata.index.redis_server import RedisServer
 from atdata.index.versions import rank_of
@@ -196,6 +196,36 @@ class RedisBackend:
     def labels(self, name: str) -> dict[str, str]:
         """See `Backend.labels`."""
         return {label.decode(): version.decode() for label, version in self._server.read("labels", [name])}
+
+    # -- lenses ----------------------------------------------------------------------------------------------
+
+    def add_lens(self, row: LensRow) -> None:
+        """See `Backend.add_lens`."""
+        ends = {key: f"{each.name}\0{each.rank}" for key, each in (("source", row.source), ("view", row.view))}
+        values = {"name": row.name, "record": row.record, "created": str(row.created_at), **ends}
+        status, *rest = self._server.write("add_lens", row.cid, values)
+        if status == b"no schema":
+            schema = row.source if rest[0].decode() == ends["source"] else row.view
+            raise EntryNotFoundError(f"the index has no schema {schema.name}@{schema.version}; publish it first")
+
+    def lens(self, cid: str) -> LensRow | None:
+        """See `Backend.lens`."""
+        return next(iter(self._lens_rows([cid])), None)
+
+    def lenses(self, after: tuple[str, str], limit: int, *, name: str | None = None) -> list[LensRow]:
+        """See `Backend.lenses`."""
+        first = "-" if after == ("", "") else f"({after[0]}\0{after[1]}"
+        last = "+" if name is None else f"({name}\1"
+        if name is not None and after[0] < name:
+            first = f"({name}\0"
+        return self._lens_rows([], first, last, limit)
+
+    def _lens_rows(self, *asked: Any) -> list[LensRow]:
+        found = self._server.read("lenses", asked)
+        return [
+            LensRow(cid.decode(), name.decode(), _schema_in(source), _schema_in(view), record.decode(), int(created))
+            for cid, name, record, created, source, view in found
+        ]
 
     # -- changing --------------------------------------------------------------------------------------------
 

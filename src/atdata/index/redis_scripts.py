@@ -18,6 +18,8 @@ all 0 sort byte by byte.
     part:DIGEST                hash: folder, shards, uses (how many versions' parts it is)
     folders                    sorted: folder, zero byte, digest
     schemas, schema            sorted, and hash: name, zero byte, rank → JSON
+    lenses                     sorted: name, zero byte, identifier
+    lens:CID                   hash: name, source and view (keys in `schema`), record (JSON), created
     words                      sorted: the words that any dataset is found by
     word:W, tag:T, of:SCHEMA   terms. sorted: names of the datasets whose latest version has it
 
@@ -346,6 +348,37 @@ show(id, new)
 return {'ok'}
 """
 
+# The first write is one that a full server refuses.
+_ADD_LENS = """
+local again, cid, lens = given[1], given[2], given[3]
+for _, key in ipairs({lens.source, lens.view}) do
+  if call('HEXISTS', P..'schema', key) == 0 then return {'no schema', key} end
+end
+local there = call('HGET', P..'lens:'..cid, 'created')
+if there and tonumber(there) >= tonumber(lens.created) then return {'ok'} end
+call('HSET', P..'lens:'..cid, 'name', lens.name, 'source', lens.source, 'view', lens.view, 'record', lens.record,
+  'created', lens.created)
+call('ZADD', P..'lenses', 0, lens.name..'\\0'..cid)
+return {'ok'}
+"""
+
+_LENSES = """
+local cids, rows = given[1], {}
+if given[2] then
+  for n, key in ipairs(call('ZRANGEBYLEX', P..'lenses', given[2], given[3], 'LIMIT', 0, given[4])) do
+    cids[n] = string.sub(key, -59)
+  end
+end
+for _, cid in ipairs(cids) do
+  local lens = call('HMGET', P..'lens:'..cid, 'name', 'record', 'created', 'source', 'view')
+  if lens[1] then
+    rows[#rows + 1] = {cid, lens[1], lens[2], lens[3], call('HGET', P..'schema', lens[4]),
+      call('HGET', P..'schema', lens[5])}
+  end
+end
+return rows
+"""
+
 # By what they do. Each takes one argument, a list.
 SCRIPTS = {
     "add": _COMMON + _SHOWING + _ADD,
@@ -354,6 +387,8 @@ SCRIPTS = {
     "versions": _COMMON + _VERSIONS,
     "schemas": _COMMON + _SCHEMAS,
     "parts": _COMMON + _PARTS,
+    "add_lens": _COMMON + _ADD_LENS,
+    "lenses": _COMMON + _LENSES,
     "labels": _COMMON + _LABELS,
     "set_label": _COMMON + _SET_LABEL,
     "delete": _COMMON + _SHOWING + _DELETE,

@@ -12,11 +12,12 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from atdata.errors import CatalogError, EntryExistsError, EntryNotFoundError
 from atdata.index import tables
-from atdata.index.backend import Part, SchemaRow, VersionRow
+from atdata.index.backend import LensRow, Part, SchemaRow, VersionRow
 from atdata.index.engine import Database
 from atdata.index.fulltext import full_text
 from atdata.index.migration import prepare
 from atdata.index.names import Ref
+from atdata.index.sql_lenses import LensTable
 from atdata.index.versions import rank_of
 
 __all__ = ["SqlBackend"]
@@ -103,6 +104,7 @@ class SqlBackend:
         self._database = Database(target)
         dialect = self._database.dialect
         self._text = full_text(dialect)
+        self._lenses = LensTable(self._database)
         insert: Any = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[dialect]
         self._add_dataset = insert(_datasets).on_conflict_do_nothing()
         self._add_part = insert(_parts).on_conflict_do_nothing()
@@ -365,6 +367,20 @@ class SqlBackend:
                 _parts.c.folder > last.folder, sa.and_(_parts.c.folder == last.folder, _parts.c.digest > last.digest)
             )
             page = self._selected(query.where(later))
+
+    # -- lenses ----------------------------------------------------------------------------------------------
+
+    def add_lens(self, row: LensRow) -> None:
+        """See `Backend.add_lens`."""
+        self._lenses.add(row)
+
+    def lens(self, cid: str) -> LensRow | None:
+        """See `Backend.lens`."""
+        return self._lenses.one(cid)
+
+    def lenses(self, after: tuple[str, str], limit: int, *, name: str | None = None) -> list[LensRow]:
+        """See `Backend.lenses`."""
+        return self._lenses.page(after, limit, name)
 
     # -- changing --------------------------------------------------------------------------------------------
 

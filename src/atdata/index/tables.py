@@ -20,7 +20,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
-__all__ = ["datasets", "labels", "metadata", "parts", "schemas", "tags", "version_parts", "versions"]
+__all__ = ["datasets", "labels", "lenses", "metadata", "parts", "schemas", "tags", "version_parts", "versions"]
 
 metadata = MetaData()
 
@@ -117,4 +117,16 @@ labels = Table(
     UniqueConstraint("dataset_id", "label", name="atdata_labels_label"),
     Index("atdata_labels_version", "version_id"),
     sqlite_autoincrement=True,
+)
+
+lenses = Table(
+    "atdata_lenses",
+    metadata,
+    Column("cid", _Bytewise, primary_key=True),
+    Column("name", _Bytewise, nullable=False),
+    Column("source_id", BigInteger, ForeignKey("atdata_schemas.id"), nullable=False),
+    Column("view_id", BigInteger, ForeignKey("atdata_schemas.id"), nullable=False),
+    Column("record", Text, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Index("atdata_lenses_name", "name", "cid"),
 )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from atdata.datasets.dataset import Dataset
 from atdata.errors import AmbiguousLensError, LensNotFoundError, SchemaError
+from atdata.index.held import HeldLenses
 from atdata.lenses.composition import compose
 from atdata.lenses.lens import Lens
 from atdata.lenses.network import registered
@@ -38,20 +39,22 @@ class Reading(NamedTuple):
 def reading_of(schema: Schema | None, wanted: type | None, *, index: Any = None, url: str | None = None) -> Reading:
     """How data is read so that its samples are of a class.
 
-    Bytes are read as the class itself where its fields say that this gives the same samples, and where no lens is
-    registered that says otherwise; else the samples are seen through lenses. Where those are not enough, the versions
-    of the schema that the index knows are gone through, from the data's to the last.
+    Bytes are read as the class itself where its fields say that this gives the same samples, and where no lens says
+    otherwise; else the samples are seen through lenses: those that are registered here, and, where these alone do not
+    lead there, or only by what follows from the fields, the declared ones that the index holds. Where those are not
+    enough, the versions of the schema that the index knows are gone through, from the data's to the last.
 
     Args:
         schema: that of the data; None when it is not known, and so nobody can tell before reading.
         wanted: the class; None when any will do.
-        index: an index that may know more versions of the schema; None for none.
+        index: an index that may hold lenses, and know more versions of the schema; None for none.
         url: where the data is, for messages.
 
     Raises:
         SchemaError: the data cannot be read or seen as the class; the message names the fields, and the step that is
-            missing.
+            missing, or the lens that the index only refers to, as it is code.
         AmbiguousLensError: several lenses lead there, and none is nearer.
+        LensRecordError: a lens of the index is not what was listed of it.
     """
     if schema is None or wanted is None or (isinstance(wanted, type) and issubclass(wanted, DictSample)):
         return Reading(wanted)
@@ -59,24 +62,72 @@ def reading_of(schema: Schema | None, wanted: type | None, *, index: Any = None,
     stored = schema.sample_type()
     called = {stored: _called(schema)}
     try:
-        try:
-            steps = registered.way(stored, wanted, called=called)
-        except LensNotFoundError:
-            if _readable(schema, wanted):  # it has a default that no schema can hold
-                return Reading(wanted)
-            schemas = getattr(index, "list_schemas", None)  # a stranger's index may not have it
-            versions = list(_since(schema, schemas())) if callable(schemas) else []
-            if not versions:
-                raise
-            called |= {version.sample_type(): _called(version) for version in versions}
-            steps = registered.way(stored, wanted, versions=[*called, wanted], called=called)
+        here = _here(stored, wanted, called)
+        if isinstance(here, list) and all(step.relation in (None, "alike") for step in here):
+            return _through(schema, wanted, here)
+        held = HeldLenses(index, stored, wanted)
+        steps = _also(held, schema, stored, wanted, called, here, index)
     except LensNotFoundError as error:
         raise SchemaError(
             f"the data ({_called(schema)}) cannot be read as {wanted.__name__}: {error.message}", url=url
         ) from None
     except AmbiguousLensError as error:
         raise AmbiguousLensError(error.message, url=url) from None
+    if steps is None:
+        return Reading(wanted)
+    if (code := held.code_in(steps)) is not None:
+        raise SchemaError(
+            f"the data ({_called(schema)}) is seen as {wanted.__name__} through code that the index only refers to: "
+            f"{code}. Or read it as it is stored, without a class, and see it through as_type",
+            url=url,
+        )
+    held.prove(steps)
     return _through(schema, wanted, steps)
+
+
+def _here(stored: type, wanted: type, called: Mapping[type, str]) -> list[Step] | LensNotFoundError:
+    """The way through lenses of this process; the error where there is none."""
+    try:
+        return registered.way(stored, wanted, called=called)
+    except LensNotFoundError as error:
+        return error
+
+
+def _also(
+    held: HeldLenses,
+    schema: Schema,
+    stored: type,
+    wanted: type,
+    called: dict[type, str],
+    here: list[Step] | LensNotFoundError,
+    index: Any,
+) -> list[Step] | None:
+    """The way through lenses of the index, too; None where the bytes can be read as the class all the same.
+
+    Raises:
+        LensNotFoundError: there is none.
+        AmbiguousLensError: there are several.
+    """
+    called |= held.called
+    try:
+        if held.lenses:
+            return registered.way(stored, wanted, also=held.lenses, called=called)
+        if isinstance(here, list):
+            return here
+        raise here
+    except LensNotFoundError as error:
+        if _readable(schema, wanted):  # it has a default that no schema can hold
+            return None
+        schemas = getattr(index, "list_schemas", None)  # a stranger's index may not have it
+        versions = list(_since(schema, schemas())) if callable(schemas) else []
+        if not versions:
+            raise held.explained(error) from None
+        called |= {version.sample_type(): _called(version) for version in versions}
+        classes = [stored, *(version.sample_type() for version in versions), wanted]
+        try:
+            return registered.way(stored, wanted, also=held.lenses, versions=classes, called=called)
+        except LensNotFoundError as late:
+            raise held.explained(late) from None
 
 
 def _called(schema: Schema) -> str:

@@ -51,6 +51,6 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'atdata.testing' has no attribute {name!r}")
     import pytest  # only the suites need it
 
-    modules = [f"atdata.testing.{module}" for module in _SUITES.values()]
+    modules = [f"atdata.testing.{module}" for module in (*_SUITES.values(), "stored_lenses")]
     pytest.register_assert_rewrite(*(module for module in modules if module not in sys.modules))
     return getattr(importlib.import_module(f"atdata.testing.{_SUITES[name]}"), name)

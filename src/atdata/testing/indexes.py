@@ -35,6 +35,7 @@ import atdata
 from atdata.index.base import AbstractIndex, IndexEntry
 from atdata.samples.schema import Schema
 from atdata.testing.probes import Probe, probes
+from atdata.testing.stored_lenses import LensSuite
 
 __all__ = ["HOSTILE_METADATA", "HOSTILE_NAMES", "HOSTILE_VERSIONS", "IndexSuite"]
 
@@ -63,7 +64,7 @@ class Other:
     text: str
 
 
-class IndexSuite:
+class IndexSuite(LensSuite):
     """Tests that any object with the methods of `AbstractIndex` has to pass.
 
     A subclass, whose name begins with `Test`, gives the fixture `index`: a new, empty index for each test. It may have
