@@ -160,9 +160,9 @@ def copy(
 ) -> None:
     """Copy what one index has to another.
 
-    Schemas, datasets with all versions, and labels; shards stay where they are. FROM is not changed, nothing in TO is
-    replaced, and the same command goes on with a copy that was interrupted. Shards that FROM knows no digest of are
-    read once. Exits with 1 when something was left out, and says what.
+    Schemas, lenses, datasets with all versions, and labels; shards stay where they are. FROM is not changed, nothing in
+    TO is replaced, and the same command goes on with a copy that was interrupted. Shards that FROM knows no digest of
+    are read once. Exits with 1 when something was left out, and says what.
     """
     with reporting(json) as report:
         from atdata.cli.index_copy import run

@@ -77,7 +77,7 @@ def _target(url: str, dry_run: bool) -> Iterator[LocalIndex]:
 
 def _say(report: Report, done: IndexCopy, source: str, target: str, dry_run: bool) -> None:
     report.document({"source": source, "target": target, "dry_run": dry_run} | _facts(done))
-    added = {"version": done.versions, "schema": done.schemas, "label": done.labels}
+    added = {"version": done.versions, "schema": done.schemas, "label": done.labels, "lens": done.lenses}
     for what, names in added.items():
         for name in names if dry_run else ():
             report.print(f"{what}  {clean(name)}")

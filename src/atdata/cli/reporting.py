@@ -219,9 +219,9 @@ def count(n: int | None, what: str) -> str:
     """`n` of `what`; None where nobody knows.
 
     Example:
-        >>> count(1, "shard"), count(1797, "sample"), count(None, "sample")
-        ('1 shard', '1,797 samples', '? samples')
+        >>> count(1, "shard"), count(1797, "sample"), count(None, "sample"), count(2, "lens")
+        ('1 shard', '1,797 samples', '? samples', '2 lenses')
     """
-    if n is None:
-        return f"? {what}s"
-    return f"{n:,} {what}" if n == 1 else f"{n:,} {what}s"
+    if n == 1:
+        return f"1 {what}"
+    return f"{'?' if n is None else f'{n:,}'} {what}{'es' if what.endswith('s') else 's'}"

@@ -1,4 +1,4 @@
-"""From one index to another: schemas, datasets with all versions, and labels; shards stay where they are."""
+"""From one index to another: schemas, lenses, datasets with all versions, labels; shards stay where they are."""
 
 from __future__ import annotations
 
@@ -44,6 +44,7 @@ class IndexCopy:
         schemas: what was added, as `Name@1.0.0`.
         versions: what was added, as `name@1.0.0`; in a dry run without the version where only the data tells it.
         labels: what was set, as `name@label`.
+        lenses: what was added, as `Old_to_New (Old@1.0.0 -> New@1.0.0)`.
         present: how many versions were there already.
         left_out: what was not copied.
         notes: what is not quite as it was.
@@ -52,6 +53,7 @@ class IndexCopy:
     schemas: list[str] = dataclasses.field(default_factory=list)
     versions: list[str] = dataclasses.field(default_factory=list)
     labels: list[str] = dataclasses.field(default_factory=list)
+    lenses: list[str] = dataclasses.field(default_factory=list)
     present: int = 0
     left_out: list[LeftOut] = dataclasses.field(default_factory=list)
     notes: list[str] = dataclasses.field(default_factory=list)
@@ -68,6 +70,7 @@ def copy_index(
     """Copy what `target` does not have yet; run again, it goes on where it was interrupted.
 
     Nothing in `target` is replaced: a version, schema or label that is there with another meaning stays, and is listed.
+    Lenses come with the time at which they were published, by which the newest of a name is the one that is meant.
 
     An index of the public implementation knows no versions, only labels; its shards are read once for their digests.
     Every name that its entries and labels have becomes a dataset. A label with a version number gives that version;
@@ -189,10 +192,28 @@ class _Own(_Copy):
         """Copy."""
         self.check_names(lambda name: has_dataset(self._source, name))
         self.add_schemas(self._source.list_schemas())
+        self._add_lenses()
         for latest in self._source.list_datasets():
             self._dataset(latest.name)
         self._flush()
         return self.done
+
+    def _add_lenses(self) -> None:
+        """Add those that are not there; the reference of a lens is the same in every local index."""
+        known = {lens.uri for lens in self._target.list_lenses()}
+        for lens in self._source.list_lenses():
+            source, view = lens.schemas
+            text = f"{lens.name} ({source.name}@{source.version} -> {view.name}@{view.version})"
+            try:
+                for schema in (source, view):
+                    self.usable(schema)
+            except EntryFormError as error:
+                self.leave_out(f"lens {text}", error.message)
+                continue
+            if not self._dry_run:
+                self._target.add_lenses([lens])
+            if lens.uri not in known:
+                self.done.lenses.append(text)
 
     def _dataset(self, old: str) -> None:
         name = self._names.get(old, old)
@@ -266,7 +287,10 @@ class _Foreign(_Copy):
         for name in sorted(named):
             self._dataset(name, named[name])
         if self._source.lenses:
-            self.done.notes.append(f"{self._source.lenses} stored lenses stay behind: an index here keeps none")
+            self.done.notes.append(
+                f"{self._source.lenses} stored lenses stay behind: that index says neither what they do nor by what "
+                "hash their code is known; publish them anew, with publish_lens"
+            )
         return self.done
 
     def _by_name(self) -> dict[str, _Named]:
