@@ -56,7 +56,7 @@ indexes = typer.Typer(
 )
 app.add_typer(indexes, name="index")
 lenses = typer.Typer(
-    help="Find lenses, by which one sample type is seen as another.",
+    help="List, show and find lenses, by which one sample type is seen as another.",
     no_args_is_help=True,
     rich_markup_mode=None,
     context_settings=_CONTEXT,
@@ -272,4 +272,6 @@ schemas.command("diff")(index_app.schema_diff)
 schemas.command("ls")(index_app.schema_ls)
 indexes.command("migrate")(index_app.migrate)
 indexes.command("copy")(index_app.copy)
+lenses.command("ls")(lens.ls)
+lenses.command("show")(lens.show)
 lenses.command("path")(lens.path)

@@ -26,7 +26,9 @@ from atdata.stores.opening import open_store
 if TYPE_CHECKING:
     from rich.table import Table
 
-__all__ = ["ask", "collect", "listing", "migrate", "opened", "remove", "search", "show"]
+    from atdata.index.lenses import StoredLens
+
+__all__ = ["ask", "collect", "found_index", "listing", "migrate", "opened", "remove", "search", "show"]
 
 _LISTED = 100  # without --all
 _SHARDS = 12
@@ -51,6 +53,12 @@ class Index(Protocol):
     def labels(self, name: str) -> dict[str, str]:
         """The labels of a dataset and the versions they mean."""
 
+    def get_lens(self, ref: str) -> StoredLens:
+        """The lens that a reference names."""
+
+    def list_lenses(self) -> Iterator[StoredLens]:
+        """The lenses."""
+
 
 @contextlib.contextmanager
 def opened(url: str | None) -> Iterator[LocalIndex]:
@@ -70,7 +78,7 @@ def opened(url: str | None) -> Iterator[LocalIndex]:
 
 
 @contextlib.contextmanager
-def _found(url: str | None, ref: str | None = None) -> Iterator[tuple[Index, str, str | None]]:
+def found_index(url: str | None, ref: str | None = None) -> Iterator[tuple[Index, str, str | None]]:
     """The index that a command or a reference is about, what it is called, and the reference as that index has it."""
     rest: str | None
     if ref is not None and is_account(ref):
@@ -92,7 +100,7 @@ def _found(url: str | None, ref: str | None = None) -> Iterator[tuple[Index, str
 
 def listing(report: Report, url: str | None, name: str | None, *, every: bool) -> None:
     """List the datasets of an index or an account, or the versions of one."""
-    with _found(url, name) as (index, place, rest):
+    with found_index(url, name) as (index, place, rest):
         found = index.list_datasets() if rest is None else index.list_versions(rest)
         _list(report, place, found, every, "dataset" if rest is None else "version")
 
@@ -101,7 +109,7 @@ def search(
     report: Report, url: str | None, words: list[str], tags: list[str], schema: str | None, *, every: bool
 ) -> None:
     """List the datasets that match."""
-    with _found(url) as (index, place, _):
+    with found_index(url) as (index, place, _):
         _list(report, place, index.search(" ".join(words), tags=tags, schema=schema), every, "dataset")
 
 
@@ -168,7 +176,7 @@ def _facts(entry: DatasetEntry) -> dict[str, Any]:
 
 def show(report: Report, url: str | None, ref: str, *, every: bool) -> None:
     """Say all that an index, or an account's record, says of one version."""
-    with _found(url, ref) as (index, _, rest):
+    with found_index(url, ref) as (index, _, rest):
         if rest is None:
             raise EntryFormError(f"which dataset? Write {clean(ref)}/NAME, or see `atdata ls {clean(ref)}`")
         entry = index.get_dataset(rest)

@@ -1,4 +1,4 @@
-"""`atdata lens path`: which lenses lead from one sample type to another."""
+"""`atdata lens`: the lenses of an index, and those that lead from one sample type to another."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from typing import Annotated, Any
 
 import typer
 
-from atdata.cli.options import Json
+from atdata.cli.options import Every, Index, Json
 from atdata.cli.reporting import Report, reporting
 
-__all__ = ["path", "run"]
+__all__ = ["ls", "path", "run", "show"]
 
 
 def _named(text: str) -> str:
@@ -17,6 +17,41 @@ def _named(text: str) -> str:
     if not (module and name):
         raise typer.BadParameter(f"{text!r} is not of the form module:Class")
     return text
+
+
+def ls(
+    account: Annotated[
+        str | None, typer.Argument(metavar="[@HANDLE]", help="List what this account has published, not an index.")
+    ] = None,
+    index: Index = None,
+    every: Every = False,
+    json: Json = False,
+) -> None:
+    """List the lenses of an index, or of an account.
+
+    Name, types, whether the lens is declared or only refers to code, and the reference.
+    """
+    with reporting(json) as report:
+        from atdata.cli.lenses import listing
+
+        listing(report, index, account, every=every)
+
+
+def show(
+    ref: Annotated[
+        str, typer.Argument(metavar="REF", help="A lens: its name or reference; of an account, @handle/name.")
+    ],
+    index: Index = None,
+    json: Json = False,
+) -> None:
+    """Say what a lens does.
+
+    What a declared lens does to each field; of one that is code, where the code is. Nothing of it is run.
+    """
+    with reporting(json) as report:
+        from atdata.cli.lenses import show as run
+
+        run(report, index, ref)
 
 
 Class = Annotated[str, typer.Argument(metavar="CLASS", parser=_named, help="A sample class, as module:Class.")]
