@@ -1,16 +1,18 @@
 """Repositories with a key of their own, made without any of atdata's code, and made wrong on purpose.
 
-The trees are built from the definition (https://atproto.com/specs/repository): a key's layer is told by its hash, and
-every node holds the keys of one layer between two keys of a higher one.
+And without cbrrr, so that benchmarks can use them where no compiler builds it; `encode` is held to it in the tests of
+DAG-CBOR. The trees are built from the definition (https://atproto.com/specs/repository): a key's layer is told by its
+hash, and every node holds the keys of one layer between two keys of a higher one.
 """
 
 from __future__ import annotations
 
 import hashlib
+import struct
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-import cbrrr
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
@@ -33,8 +35,46 @@ CURVES: dict[str, tuple[type[ec.EllipticCurve], bytes, int]] = {
 }
 _BASE58 = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
 
-CID = cbrrr.CID
 Block = tuple[bytes, bytes]  # CID, bytes
+
+
+@dataclass(frozen=True)
+class CID:
+    """A link, by the bytes of its CID."""
+
+    cid_bytes: bytes
+
+
+def encode(value: Any) -> bytes:
+    """DAG-CBOR (https://ipld.io/specs/codecs/dag-cbor/spec/)."""
+    match value:
+        case None | True | False:
+            return {None: b"\xf6", False: b"\xf4", True: b"\xf5"}[value]
+        case int():
+            return _head(0, value) if value >= 0 else _head(1, -1 - value)
+        case float():
+            return struct.pack(">Bd", 0xFB, value)
+        case bytes():
+            return _head(2, len(value)) + value
+        case str():
+            return _head(3, len(value.encode())) + value.encode()
+        case list():
+            return _head(4, len(value)) + b"".join(map(encode, value))
+        case dict():
+            pairs = sorted((len(key.encode()), encode(key) + encode(item)) for key, item in value.items())
+            return _head(5, len(value)) + b"".join(pair for _, pair in pairs)
+        case CID():
+            return _head(6, 42) + _head(2, 1 + len(value.cid_bytes)) + b"\0" + value.cid_bytes
+    raise TypeError(f"no repository has a {type(value).__name__}")
+
+
+def _head(major: int, number: int) -> bytes:
+    if number < 24:
+        return bytes([major << 5 | number])
+    for info, size in ((24, 1), (25, 2), (26, 4), (27, 8)):
+        if number < 1 << 8 * size:
+            return bytes([major << 5 | info]) + number.to_bytes(size, "big")
+    raise ValueError(f"{number} does not fit into 64 bits")
 
 
 def base58(data: bytes) -> str:
@@ -74,7 +114,7 @@ class Account(NamedTuple):
 
 
 def block(value: Any) -> Block:
-    data = value if isinstance(value, bytes) else cbrrr.encode_dag_cbor(value)
+    data = value if isinstance(value, bytes) else encode(value)
     return b"\x01\x71\x12\x20" + hashlib.sha256(data).digest(), data
 
 
@@ -90,7 +130,7 @@ def car(blocks: Iterable[Block], *, roots: list[bytes] | None = None, header: An
     """A CAR file; its root is the first block, unless others are given."""
     blocks = list(blocks)
     roots = [blocks[0][0]] if roots is None else roots
-    head = cbrrr.encode_dag_cbor(header or {"version": 1, "roots": [CID(root) for root in roots]})
+    head = encode(header or {"version": 1, "roots": [CID(root) for root in roots]})
     return varint(len(head)) + head + b"".join(varint(len(c) + len(data)) + c + data for c, data in blocks)
 
 
@@ -120,9 +160,19 @@ def node(left: bytes | None, entries: Iterable[Entry], *, share: int = 0) -> dic
     return {"l": None if left is None else CID(left), "e": found}
 
 
+Shape = tuple[bytes | None, list[Entry]]  # what a node has: the node on its left, and its entries
+
+
 def tree(records: dict[str, bytes]) -> tuple[bytes, dict[bytes, bytes]]:
     """The root and all nodes of the one tree that holds these records, given by their CIDs."""
+    root, nodes, _ = shaped(records)
+    return root, nodes
+
+
+def shaped(records: dict[str, bytes]) -> tuple[bytes, dict[bytes, bytes], dict[bytes, Shape]]:
+    """The same, and what each node has."""
     nodes: dict[bytes, bytes] = {}
+    shapes: dict[bytes, Shape] = {}
 
     def build(keys: list[str], at: int) -> bytes | None:
         if not keys:
@@ -136,16 +186,17 @@ def tree(records: dict[str, bytes]) -> tuple[bytes, dict[bytes, bytes]]:
             else:
                 groups[-1].append(key)
         below = [build(group, at - 1) for group in groups]
-        cid, data = block(node(below[0], [Entry(k, records[k], b) for k, b in zip(here, below[1:], strict=True)]))
-        nodes[cid] = data
+        shape = (below[0], [Entry(k, records[k], b) for k, b in zip(here, below[1:], strict=True)])
+        cid, data = block(node(*shape))
+        nodes[cid], shapes[cid] = data, shape
         return cid
 
     if not records:
         cid, data = block(node(None, []))
-        return cid, {cid: data}
+        return cid, {cid: data}, {cid: (None, [])}
     root = build(sorted(records), max(map(layer, records)))
     assert root is not None
-    return root, nodes
+    return root, nodes, shapes
 
 
 class Repository:
@@ -160,7 +211,7 @@ class Repository:
         self.did, self.rev = did, rev
         made = {path: block(value) for path, value in records.items()}
         self.records = {path: cid for path, (cid, _) in made.items()}
-        self.root, self.nodes = tree(self.records)
+        self.root, self.nodes, self.shapes = shaped(self.records)
         self.blocks = {**dict(made.values()), **self.nodes}
 
     @property
@@ -174,26 +225,28 @@ class Repository:
         """The signed commit, with some fields changed; those that are `...` are left out."""
         whole = {"did": self.did, "version": 3, "data": CID(self.root), "rev": self.rev, "prev": None, **changes}
         unsigned = {field: value for field, value in whole.items() if value is not ...}
-        sig = (key or self.key).sign(cbrrr.encode_dag_cbor(unsigned), high=high) if sig is None else sig
+        sig = (key or self.key).sign(encode(unsigned), high=high) if sig is None else sig
         return block(unsigned if sig is ... else {**unsigned, "sig": sig})
 
     def path(self, path: str) -> list[Block]:
         """The nodes from the top to where the record is, or would be."""
-        found, cid = [], self.root
-        while True:
+        found: list[Block] = []
+        cid: bytes | None = self.root
+        while cid is not None:
             found.append((cid, self.blocks[cid]))
-            here = cbrrr.decode_dag_cbor(self.blocks[cid])
-            key, below = "", here["l"]
-            for entry in here["e"]:
-                key = key[: entry["p"]] + entry["k"].decode()
-                if key == path:
-                    return found
-                if key > path:
-                    break
-                below = entry["t"]
-            if below is None:
-                return found
-            cid = below.cid_bytes
+            cid = self.below(cid, path)
+        return found
+
+    def below(self, cid: bytes, path: str) -> bytes | None:
+        """The node under another on the way to a record; None where the way ends."""
+        left, entries = self.shapes[cid]
+        for key, _, right in entries:
+            if key == path:
+                return None
+            if key > path:
+                break
+            left = right
+        return left
 
     def proof(self, path: str, **commit: Any) -> list[Block]:
         """The blocks that a server answers with: the commit, the nodes, the record."""

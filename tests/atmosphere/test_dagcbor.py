@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import struct
 import tracemalloc
+from collections.abc import Callable
 from typing import Any
 
 import cbrrr
 import pytest
+import signed_repositories
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -45,13 +47,22 @@ def test_what_was_encoded_is_read_as_cbrrr_reads_it(value: Any) -> None:
     assert encode(decode(data)) == data
 
 
+@given(values)
+def test_what_repositories_of_tests_are_made_of_is_no_other_form(value: Any) -> None:
+    assert signed_repositories.encode(_with_links(value, signed_repositories.CID)) == encode(value)
+
+
 def with_their_links(value: Any) -> Any:
+    return _with_links(value, cbrrr.CID)
+
+
+def _with_links(value: Any, kind: Callable[[bytes], Any]) -> Any:
     if isinstance(value, Link):
-        return cbrrr.CID(value.raw)
+        return kind(value.raw)
     if isinstance(value, list):
-        return [with_their_links(item) for item in value]
+        return [_with_links(item, kind) for item in value]
     if isinstance(value, dict):
-        return {key: with_their_links(item) for key, item in value.items()}
+        return {key: _with_links(item, kind) for key, item in value.items()}
     return value
 
 

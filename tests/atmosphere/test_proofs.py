@@ -156,7 +156,7 @@ def test_a_commit_may_have_fields_that_are_not_known_yet_when_they_are_signed() 
 def _decoded(block: Block) -> dict[str, Any]:
     import cbrrr
 
-    found: dict[str, Any] = cbrrr.decode_dag_cbor(block[1])
+    found: dict[str, Any] = cbrrr.decode_dag_cbor(block[1], cid_ctor=CID)
     return found
 
 
