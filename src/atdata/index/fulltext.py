@@ -10,6 +10,8 @@ from typing import NamedTuple
 
 import sqlalchemy as sa
 
+from atdata.index.bulk import Many
+
 __all__ = ["FullText", "full_text"]
 
 
@@ -17,14 +19,14 @@ class FullText(NamedTuple):
     """The statements for one engine.
 
     Attributes:
-        put: sets the words of a dataset; takes `id` and `words`, with blanks between them.
+        put: sets the words of datasets; takes `id` and `words`, with blanks between them.
         remove: takes `id`.
         matching: the ids of the datasets that match; takes `query`.
         word: how a query says the beginning of a word; filled in by `%`.
         and_: how it says that two words have to be there.
     """
 
-    put: sa.TextClause
+    put: Many
     remove: sa.TextClause
     matching: sa.TextualSelect
     word: str
@@ -40,19 +42,24 @@ def full_text(dialect: str) -> FullText:
     return _ENGINES[dialect]
 
 
+_PUT_VECTORS = (
+    "INSERT INTO atdata_words (dataset_id, words) %s ON CONFLICT (dataset_id) DO UPDATE SET words = excluded.words"
+)
 _ENGINES = {
     "sqlite": FullText(
-        sa.text("INSERT OR REPLACE INTO atdata_words (rowid, words) VALUES (:id, :words)"),
+        Many(sa.text("INSERT OR REPLACE INTO atdata_words (rowid, words) VALUES (:id, :words)")),
         sa.text("DELETE FROM atdata_words WHERE rowid = :id"),
         sa.text("SELECT rowid AS id FROM atdata_words WHERE atdata_words MATCH :query").columns(id=sa.BigInteger),
         '"%s"*',
         " ",
     ),
     "postgresql": FullText(
-        sa.text(
-            "INSERT INTO atdata_words (dataset_id, words) "
-            "VALUES (:id, array_to_tsvector(string_to_array(:words, ' '))) "
-            "ON CONFLICT (dataset_id) DO UPDATE SET words = excluded.words"
+        Many(
+            sa.text(_PUT_VECTORS % "VALUES (:id, array_to_tsvector(string_to_array(:words, ' ')))"),
+            sa.text(
+                _PUT_VECTORS % "SELECT id, array_to_tsvector(string_to_array(words, ' ')) "
+                "FROM json_to_recordset(CAST(:rows AS json)) AS document (id bigint, words text)"
+            ),
         ),
         sa.text("DELETE FROM atdata_words WHERE dataset_id = :id"),
         sa.text("SELECT dataset_id AS id FROM atdata_words WHERE words @@ CAST(:query AS tsquery)").columns(

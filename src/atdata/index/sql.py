@@ -13,6 +13,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from atdata.errors import CatalogError, EntryExistsError, EntryNotFoundError
 from atdata.index import tables
 from atdata.index.backend import LensRow, Part, SchemaRow, VersionRow
+from atdata.index.bulk import changes
 from atdata.index.engine import Database
 from atdata.index.fulltext import full_text
 from atdata.index.migration import prepare
@@ -84,9 +85,7 @@ _TAKEN = sa.select(_versions.c.dataset_id, _versions.c.rank, _versions.c.cid, _v
     _versions.c.dataset_id.in_(sa.bindparam("ids", expanding=True)),
     _versions.c.rank.in_(sa.bindparam("ranks", expanding=True)),
 )
-_ADD_VERSION = sa.insert(_versions).returning(_versions.c.id, sort_by_parameter_order=True)
-_SET_LATEST = sa.update(_datasets).where(_datasets.c.id == sa.bindparam("of")).values(latest=sa.bindparam("latest"))
-_DROP_TAGS = sa.delete(_tags).where(_tags.c.dataset_id == sa.bindparam("of"))
+_DROP_TAGS = sa.delete(_tags).where(_tags.c.dataset_id.in_(sa.bindparam("of", expanding=True)))
 
 
 class SqlBackend:
@@ -106,8 +105,7 @@ class SqlBackend:
         self._text = full_text(dialect)
         self._lenses = LensTable(self._database)
         insert: Any = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[dialect]
-        self._add_dataset = insert(_datasets).on_conflict_do_nothing()
-        self._add_part = insert(_parts).on_conflict_do_nothing()
+        self._many = changes(dialect)
         self._add_schema = insert(_schemas).on_conflict_do_nothing().returning(_schemas.c.id)
         try:
             prepare(self._database)
@@ -161,24 +159,22 @@ class SqlBackend:
 
     def _put_versions(self, connection: sa.Connection, rows: Sequence[VersionRow], again: bool) -> None:
         names = sorted({row.name for row in rows})
-        connection.execute(self._add_dataset, [{"name": name} for name in names])
+        self._many.datasets.execute(connection, [{"name": name} for name in names])
         found = [d for some in _chunks(names) for d in connection.execute(_LOCKED, {"names": some})]
         ids = {d.name: d.id for d in found}
         if self._taken(connection, rows, ids, [d.id for d in found if d.latest is not None], again):
             return
         schema_ids = self._schema_ids(connection, {row.schema for row in rows if row.schema is not None})
-        version_ids = (
-            connection.execute(_ADD_VERSION, [_version_values(row, ids[row.name], schema_ids) for row in rows])
-            .scalars()
-            .all()
-        )
+        values = [_version_values(row, ids[row.name], schema_ids) for row in rows]
+        added = {(v.dataset_id, v.rank): v.id for v in self._many.versions.execute(connection, values)}
+        version_ids = [added[ids[row.name], row.rank] for row in rows]
         unique = {part.digest: part for row in rows for part in row.parts}
-        connection.execute(
-            self._add_part,
+        self._many.parts.execute(
+            connection,
             [{"digest": d, "folder": unique[d].folder, "shards": unique[d].shards} for d in sorted(unique)],
         )
-        connection.execute(
-            sa.insert(_version_parts),
+        self._many.version_parts.execute(
+            connection,
             [
                 {"version_id": version_id, "position": position, "digest": part.digest}
                 for version_id, row in zip(version_ids, rows, strict=True)
@@ -245,15 +241,12 @@ class SqlBackend:
         self, connection: sa.Connection, new: Sequence[tuple[int, int, VersionRow]], *, replaced: Sequence[int]
     ) -> None:
         """Make versions the latest of their datasets, which are found by what these say."""
-        if not new:
-            return
-        connection.execute(_SET_LATEST, [{"of": of, "latest": latest} for of, latest, _ in new])
-        if replaced:
-            connection.execute(_DROP_TAGS, [{"of": of} for of in replaced])
+        self._many.latest.execute(connection, [{"of": of, "latest": latest} for of, latest, _ in new])
+        for some in _chunks(replaced):
+            connection.execute(_DROP_TAGS, {"of": some})
         tags = [{"tag": tag, "dataset_id": of} for of, _, row in new for tag in row.tags]
-        if tags:
-            connection.execute(sa.insert(_tags), tags)
-        connection.execute(self._text.put, [{"id": of, "words": " ".join(row.words())} for of, _, row in new])
+        self._many.tags.execute(connection, tags)
+        self._text.put.execute(connection, [{"id": of, "words": " ".join(row.words())} for of, _, row in new])
 
     # -- finding ---------------------------------------------------------------------------------------------
 
@@ -457,7 +450,7 @@ class SqlBackend:
             self._drop_dataset(connection, dataset_id)
 
     def _drop_dataset(self, connection: sa.Connection, dataset_id: int) -> None:
-        connection.execute(_DROP_TAGS, {"of": dataset_id})
+        connection.execute(_DROP_TAGS, {"of": [dataset_id]})
         connection.execute(self._text.remove, {"id": dataset_id})
         connection.execute(sa.delete(_datasets).where(_datasets.c.id == dataset_id))
 

@@ -1,0 +1,144 @@
+"""Changes of many rows at a time, as each engine takes them quickest.
+
+SQLite works in our own process, row by row. To a server each row of an `executemany` is a statement of its own, which
+costs more than what it does; there all rows go as one JSON document, which PostgreSQL turns into a table.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+from atdata.index import tables
+
+__all__ = ["Changes", "Many", "changes", "document"]
+
+_BYTES = 4 << 20  # of one document; the server takes up to 1 GiB
+_PLACE = "n"  # a row's place in its document
+
+
+class Many(NamedTuple):
+    """A change that is made for many rows.
+
+    Attributes:
+        one: the statement for one row; takes its columns.
+        together: the statement for all rows of a `document`; None where it would gain nothing.
+    """
+
+    one: sa.Executable
+    together: sa.Executable | None = None
+
+    def execute(self, connection: sa.Connection, rows: Sequence[Mapping[str, Any]]) -> Sequence[Any]:
+        """Make it, and return what the statements return, in any order."""
+        if not rows:
+            return []
+        if self.together is None:
+            return _all(connection.execute(self.one, rows))
+        found: list[Any] = []
+        for some, text in _documents(rows):
+            if len(some) == 1:  # also one of hundreds of MB, which would be far more of them as a document
+                found += _all(connection.execute(self.one, some[0]))
+            else:
+                found += _all(connection.execute(self.together, {"rows": text}))
+        return found
+
+
+def _all(result: sa.CursorResult[Any]) -> Sequence[Any]:
+    return result.all() if result.returns_rows else ()
+
+
+def _documents(rows: Sequence[Mapping[str, Any]]) -> Iterator[tuple[Sequence[Mapping[str, Any]], str]]:
+    """Rows with their JSON, in runs that are no larger than they should be."""
+    start = size = 0
+    texts: list[bytes] = []
+    for at, row in enumerate(rows):
+        text = msgspec.json.encode({**row, _PLACE: at})
+        if texts and size + len(text) > _BYTES:
+            yield rows[start:at], f"[{b','.join(texts).decode()}]"
+            start, size, texts = at, 0, []
+        texts.append(text)
+        size += len(text)
+    yield rows[start:], f"[{b','.join(texts).decode()}]"
+
+
+def document(*columns: sa.Column[Any]) -> sa.Select[Any]:
+    """In PostgreSQL: a query for the rows of a document (the parameter `rows`), in its order.
+
+    Args:
+        columns: what each row has, by these names and of these types.
+    """
+    # In JSON bytes are text, in base64.
+    taken = [sa.column(c.name, sa.Text() if isinstance(c.type, sa.LargeBinary) else c.type) for c in columns]
+    text = sa.cast(sa.bindparam("rows", type_=sa.Text), postgresql.JSON)
+    rows = sa.func.json_to_recordset(text).table_valued(*taken, sa.column(_PLACE, sa.Integer))
+    rows = rows.render_derived(name="document", with_types=True)
+    given = [
+        sa.func.decode(rows.c[c.name], "base64").label(c.name) if isinstance(c.type, sa.LargeBinary) else rows.c[c.name]
+        for c in columns
+    ]
+    return sa.select(*given).order_by(rows.c[_PLACE])
+
+
+class Changes(NamedTuple):
+    """What is done to many rows of the tables at once; a row has the columns of its table.
+
+    Attributes:
+        datasets: adds names that are not there.
+        versions: adds versions; returns `id`, `dataset_id` and `rank` of each.
+        parts: adds parts that are not there.
+        version_parts: says which parts versions have.
+        latest: sets `latest` of the datasets whose ids are `of`.
+        tags: adds tags.
+    """
+
+    datasets: Many
+    versions: Many
+    parts: Many
+    version_parts: Many
+    latest: Many
+    tags: Many
+
+
+@functools.cache
+def changes(dialect: str) -> Changes:
+    """The statements for an engine: "sqlite" or "postgresql"."""
+    versions = tables.versions
+    columns = [c for c in versions.c if c.name != "id"]
+    return Changes(
+        datasets=_adding(dialect, tables.datasets.c.name, missing=True),
+        versions=_adding(dialect, *columns, returning=(versions.c.id, versions.c.dataset_id, versions.c.rank)),
+        parts=_adding(dialect, *tables.parts.c, missing=True),
+        version_parts=_adding(dialect, *tables.version_parts.c),
+        latest=_setting_latest(dialect),
+        tags=_adding(dialect, *tables.tags.c),
+    )
+
+
+def _adding(
+    dialect: str, *columns: sa.Column[Any], missing: bool = False, returning: Sequence[sa.Column[Any]] = ()
+) -> Many:
+    """Rows of these columns into their table."""
+    insert: Any = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[dialect]
+    into = columns[0].table
+    statements = [insert(into)]
+    if dialect == "postgresql":
+        statements.append(insert(into).from_select([c.name for c in columns], document(*columns)))
+    if missing:
+        statements = [statement.on_conflict_do_nothing() for statement in statements]
+    if returning:
+        statements = [statement.returning(*returning) for statement in statements]
+    return Many(*statements)
+
+
+def _setting_latest(dialect: str) -> Many:
+    change = sa.update(tables.datasets)
+    one = change.where(tables.datasets.c.id == sa.bindparam("of")).values(latest=sa.bindparam("latest"))
+    if dialect == "sqlite":
+        return Many(one)
+    new = document(sa.Column("of", sa.BigInteger), sa.Column("latest", sa.BigInteger)).subquery("new")
+    return Many(one, change.where(tables.datasets.c.id == new.c.of).values(latest=new.c.latest))
