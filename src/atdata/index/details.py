@@ -23,6 +23,7 @@ _MAX_DEPTH = 32
 _MAX_URL = 4096
 _UNKEPT = re.compile("[\0\ud800-\udfff]")  # null characters and lone surrogates
 _CONTROL = re.compile("[\x01-\x1f\x7f]")
+_compact = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=dict).encode
 _SECRET = ("x-amz-signature", "x-goog-signature", "sig=", "token=")
 
 
@@ -112,7 +113,7 @@ def _json(metadata: Any) -> str:
         raise EntryFormError(f"metadata is a dict of JSON values, not {type(metadata).__name__}")
     try:
         _check(metadata, "metadata", 0)
-        text = json.dumps(dict(metadata), ensure_ascii=False, separators=(",", ":"), default=dict)
+        text = _compact(dict(metadata))
     except RecursionError:
         raise EntryFormError("metadata is nested too deeply") from None
     if len(text) > _MAX_METADATA:
@@ -124,23 +125,23 @@ def _check(value: Any, path: str, depth: int) -> None:
     """Only what comes back from JSON just as it was."""
     if depth > _MAX_DEPTH:
         raise EntryFormError(f"{path:.200} is nested more than {_MAX_DEPTH} deep")
-    if isinstance(value, Mapping):
+    if type(value) is str:
+        if _UNKEPT.search(value):
+            raise EntryFormError(f"{path:.200} has a null character or a lone surrogate")
+    elif type(value) is int:
+        if abs(value) >= 1 << 63:
+            raise EntryFormError(f"{path:.200} is an integer of more than 64 bits")
+    elif type(value) is float:
+        if not math.isfinite(value):
+            raise EntryFormError(f"{path:.200} is {value}, which JSON does not have")
+    elif type(value) is list:
+        for i, item in enumerate(value):
+            _check(item, f"{path}[{i}]", depth + 1)
+    elif isinstance(value, Mapping):
         for key, item in value.items():
             if type(key) is not str:
                 raise EntryFormError(f"{path:.200}: the key {key!r:.80} is not text")
             _check(key, f"a key of {path}", depth)
             _check(item, f"{path}.{key}", depth + 1)
-    elif type(value) is list:
-        for i, item in enumerate(value):
-            _check(item, f"{path}[{i}]", depth + 1)
-    elif type(value) is str:
-        if _UNKEPT.search(value):
-            raise EntryFormError(f"{path:.200} has a null character or a lone surrogate")
-    elif type(value) is float:
-        if not math.isfinite(value):
-            raise EntryFormError(f"{path:.200} is {value}, which JSON does not have")
-    elif type(value) is int:
-        if abs(value) >= 1 << 63:
-            raise EntryFormError(f"{path:.200} is an integer of more than 64 bits")
     elif value is not None and type(value) is not bool:
         raise EntryFormError(f"{path:.200} is {type(value).__name__}, which JSON does not have")

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -24,7 +23,8 @@ from atdata.stores.record import CommitRecord
 
 __all__ = ["LocalLedger"]
 
-_BATCH = 500
+_BATCH = 1000  # entries of one transaction,
+_CHARACTERS = 16 << 20  # and of what is told of their shards, as far as more than one entry is in it
 
 
 class LocalLedger:
@@ -83,20 +83,35 @@ class LocalLedger:
     def take_over(self, entries: Iterable[DatasetEntry]) -> int:
         """See `LocalIndex.add_entries`."""
         count = 0
-        known: dict[tuple[str, str, str], tuple[str, str]] = {}
-        remaining = iter(entries)
-        while batch := list(itertools.islice(remaining, _BATCH)):
-            rows = [self._row_of(entry, known) for entry in batch]
-            try:
-                self._backend.add(rows)
-            except EntryExistsError:
-                there = self._backend.find([Ref(row.name, version=row.version) for row in rows])
-                if any(old is not None and old.cid != row.cid for row, old in zip(rows, there, strict=True)):
-                    raise
-                rows = [row for row, old in zip(rows, there, strict=True) if old is None]
-                self._backend.add(rows)
-            count += len(rows)
+        for rows in self._batches(entries):
+            missing: Sequence[VersionRow] = rows
+            while missing:
+                try:
+                    self._backend.add(missing)
+                    count += len(missing)
+                    break
+                except EntryExistsError:
+                    there = self._backend.find([Ref(row.name, version=row.version) for row in missing])
+                    pairs = list(zip(missing, there, strict=True))
+                    if not any(there) or any(old is not None and old.cid != row.cid for row, old in pairs):
+                        raise
+                    missing = [row for row, old in pairs if old is None]
         return count
+
+    def _batches(self, entries: Iterable[DatasetEntry]) -> Iterator[list[VersionRow]]:
+        known: dict[tuple[str, str, str], tuple[str, str]] = {}
+        rows: list[VersionRow] = []
+        size = 0
+        for entry in entries:
+            row = self._row_of(entry, known)
+            more = sum(len(part.shards) for part in row.parts)
+            if rows and (len(rows) == _BATCH or size + more > _CHARACTERS):
+                yield rows
+                rows, size = [], 0
+            rows.append(row)
+            size += more
+        if rows:
+            yield rows
 
     def _row_of(self, entry: DatasetEntry, known: dict[tuple[str, str, str], tuple[str, str]]) -> VersionRow:
         """An entry that may come from anywhere, checked; its schema is published."""

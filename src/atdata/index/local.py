@@ -221,7 +221,7 @@ class LocalIndex:
         return self._writing.insert(ds, check_name(name), _version(version), schema_ref, details)
 
     def add_entries(self, entries: Iterable[DatasetEntry]) -> int:
-        """Take over entries of another index, some hundred in each transaction; returns how many were added.
+        """Take over entries of another index, up to 1,000 in each transaction; returns how many were added.
 
         Entries that are here already, with the same content, are passed over, so that a copy that was interrupted can
         be run again.

@@ -51,6 +51,17 @@ with atdata.LocalIndex(url) as index:
         except atdata.AtdataError as error:
             print(type(error).__name__)
 """
+_TAKE = """
+import sys
+import atdata
+from atdata.testing.probes import Probe
+url, other = sys.argv[1:]
+with atdata.LocalIndex(url) as index, atdata.LocalIndex(other) as source:
+    entries = list(source.list_datasets())
+    print("ready", flush=True)
+    sys.stdin.readline()
+    print(index.add_entries(entries))
+"""
 _KILLED = """
 import os, signal, sys
 import atdata
@@ -376,6 +387,40 @@ class LocalIndexSuite(IndexSuite):
             with pytest.raises(EntryExistsError, match=r"a@1\.0\.0"):
                 index.add_entries(entries)
 
+    def test_many_entries_at_once_are_kept_as_they_are(self, index: atdata.LocalIndex, tmp_path: Path) -> None:
+        """Whatever they say, however much of it, and in their order."""
+        texts = (
+            "quoted \"it\" 'is'",
+            "back\\slash\ttab\nline",
+            "naïve 日本 🦊 \x7f",
+            "{} [] %s :rows $1",
+            "'); DROP TABLE a; --",
+        )
+        with atdata.LocalIndex(tmp_path / "other.db", store=index.store) as other:
+            first = other.write_samples(probes(2), name="first")
+            entries = [
+                dataclasses.replace(
+                    first,
+                    name=f"many/{n // 3:04d}",
+                    version=f"1.{n % 3}.0",
+                    parent=None if n % 3 == 0 else f"1.{n % 3 - 1}.0",
+                    description=texts[n % 5],
+                    tags=(f"t{n % 3}", texts[n % 5].partition("\t")[0].strip("\x7f ")),
+                    license=None if n % 2 else "MIT",
+                    metadata={"n": n, "text": texts[n % 5], "long": "\\" * (400_000 if 600 <= n < 606 else n)},
+                )
+                for n in range(1203)
+            ]
+            assert index.add_entries(entries) == len(entries)
+        latest = list(index.search("many"))
+        assert latest == entries[2::3]
+        assert [entry.metadata for entry in latest] == [entry.metadata for entry in entries[2::3]]
+        assert list(index.list_versions("many/0201")) == entries[605:602:-1]
+        assert list(index.search("drop table")) == [entry for entry in latest if "DROP" in str(entry.description)]
+        assert list(index.search(tags=["t1"])) == []
+        assert index.get_dataset(first.cid) == entries[-1]
+        assert [sample.label for sample in index.get_dataset("many/0200@1.1.0").dataset()] == [0, 1]
+
     def test_entries_cross_process_borders(self, index: atdata.LocalIndex) -> None:
         """With their shards, without the index."""
         entry = index.write_samples(probes(3), name="d", metadata={"a": [1]})
@@ -498,11 +543,22 @@ class LocalIndexSuite(IndexSuite):
         assert cids == {atdata.Dataset(f"{shelf.root}/{prefix}").cid for prefix in prefixes}
         assert len(list(index.list_schemas())) == 1
 
-    def _race(self, arguments: list[list[str]]) -> list[list[str]]:
+    def test_processes_take_over_the_same_entries(self, index: atdata.LocalIndex, url: str, tmp_path: Path) -> None:
+        """Each is added once, by one of them, and nobody fails."""
+        with atdata.LocalIndex(tmp_path / "other.db", store=index.store) as other:
+            first = other.write_samples(probes(2), name="first", tags=["t"])
+            other.add_entries(_copy(first, f"many/{n:04d}", "1.0.0", metadata={"n": n}) for n in range(1200))
+            entries = list(other.list_datasets())
+        said = self._race([[url, str(tmp_path / "other.db")]] * 3, _TAKE)
+        assert sum(int(added) for one in said for added in one) == len(entries) == 1201
+        assert list(index.list_datasets()) == entries
+        assert sum(1 for _ in index.search("many", tags=["t"])) == 1200
+
+    def _race(self, arguments: list[list[str]], program: str = _INSERT) -> list[list[str]]:
         """What each of some processes says, which begin together."""
         running = [
             subprocess.Popen(  # noqa: S603
-                [sys.executable, "-c", _INSERT, *some], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+                [sys.executable, "-c", program, *some], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
             )
             for some in arguments
         ]
