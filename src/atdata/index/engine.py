@@ -26,6 +26,8 @@ _parents: list[Any] = []
 WAIT = 30.0  # seconds that a lock, or a server that restarts, is waited for
 _ANSWER = 120  # seconds that one statement may take on a server
 _MIN_SQLITE = (3, 35)
+_CACHE_KIB = 64 << 10  # of pages that a connection to a file may keep
+_LOG_PAGES = 8000  # of 4 KiB, after which what was logged ahead goes to its places
 
 
 class Database:
@@ -88,7 +90,11 @@ class Database:
         try:
             connection.execute("PRAGMA foreign_keys = ON")
             connection.execute("PRAGMA synchronous = FULL")  # what was added stays, also when the power fails
+            # Digests fall everywhere into the tables of an index: with SQLite's own 2 MB and 1000 pages, adding to a
+            # large one reads and writes the same pages again and again. What is not used is not taken.
+            connection.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
             if not self.read_only:
+                connection.execute(f"PRAGMA wal_autocheckpoint = {_LOG_PAGES}")
                 _log_ahead(connection)
         except BaseException:
             connection.close()
