@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sqlite3
@@ -183,6 +184,63 @@ def test_altered_rows_are_noticed(path: Path, store: atdata.LocalDiskStore) -> N
             index.get_schema("Probe")
         with pytest.raises(atdata.AtdataError):
             entry.dataset()
+
+
+@pytest.mark.parametrize("column", ["metadata", "tags"])
+@pytest.mark.parametrize("text", ["no JSON", "7", "[" * 100_000], ids=["text", "number", "deep"])
+def test_altered_details_are_noticed(path: Path, store: atdata.LocalDiskStore, column: str, text: str) -> None:
+    filled(path, store)
+    execute(path, f"UPDATE atdata_versions SET {column} = '{text}'")
+    with atdata.LocalIndex(path, store=store) as index:
+        for use in (lambda: index.get_dataset("d"), lambda: next(index.list_datasets()), lambda: index.append("d", [])):
+            with pytest.raises(CatalogError, match=rf"{column} of d@1\.0\.0 .* altered"):
+                use()
+
+
+INT = {"$type": "local#primitive", "primitive": "int"}
+
+
+def record_of(*fields: tuple[str, object]) -> str:
+    listed = [{"name": name, "fieldType": kind, "optional": False} for name, kind in fields]
+    return json.dumps({"name": "A", "version": "1.0.0", "fields": listed, "description": None})
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        record_of(("class", INT)),
+        record_of(("__class__", INT)),
+        record_of(("__import__('pathlib').Path('ran').touch()", INT)),
+        record_of(("x", {"$type": "local#primitive", "primitive": "__import__('pathlib').Path('ran').touch()"})),
+        record_of(("x", {"$type": "local#recursive", "up": 3})),
+        record_of(*((f"x{n}", INT) for n in range(10_001))),
+        record_of(*((f"x{n}", INT) for n in range(10_000))),  # could be one, but has another identifier
+        '{"name": "A", "fields": ' + "[" * 100_000 + "]" * 100_000 + "}",
+        "[]",
+        "no JSON",
+        "",
+    ],
+    ids=["keyword", "dunder", "code", "kind", "reference", "10,001", "10,000", "deep", "list", "text", "empty"],
+)
+def test_a_schema_that_a_stranger_put_into_the_tables(
+    path: Path, store: atdata.LocalDiskStore, record: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is refused, no code of it runs, and what else is in the index can be used."""
+    monkeypatch.chdir(tmp_path)
+    filled(path, store)
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute(
+            "INSERT INTO atdata_schemas (name, version, rank, cid, record, created_at) "
+            "SELECT 'A', version, rank, cid, ?, created_at FROM atdata_schemas",
+            (record,),
+        )
+    with atdata.LocalIndex(path, store=store) as index:
+        for use in (index.decode_schema, index.get_schema, lambda _: list(index.list_schemas())):
+            with pytest.raises(CatalogError, match=r"cannot be read|not what was published"):
+                use("A@1.0.0")
+        assert len(list(index.get_dataset("d").dataset())) == 3
+        assert index.decode_schema("Probe").__name__ == "Probe"
+    assert not (tmp_path / "ran").exists()
 
 
 def test_a_locked_index_is_waited_for_and_then_told(

@@ -22,6 +22,7 @@ from atdata.stores.record import CommitRecord
 
 __all__ = ["Entries"]
 
+_metadata_in = msgspec.json.Decoder(dict[str, Any]).decode
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LISTED = 10
 _LOOKED_AT = 1000  # names among which a similar one is looked for
@@ -44,7 +45,17 @@ class Entries:
         self._store = store
 
     def entry(self, row: VersionRow) -> DatasetEntry:
-        """A row as users see it."""
+        """A row as users see it.
+
+        Raises:
+            CatalogError: the row was altered, and cannot be read.
+        """
+        try:
+            metadata = _metadata_in(row.metadata)
+        except (msgspec.MsgspecError, RecursionError) as error:
+            raise CatalogError(
+                f"the metadata of {row.name}@{row.version} in the index was altered, and cannot be read: {error}"
+            ) from None
         return DatasetEntry(
             name=row.name,
             version=row.version,
@@ -54,7 +65,7 @@ class Entries:
             description=row.description,
             tags=row.tags,
             license=row.license,
-            metadata=msgspec.json.decode(row.metadata),
+            metadata=metadata,
             created_at=_EPOCH + timedelta(microseconds=row.created_at),
             samples=row.samples,
             size=row.size,

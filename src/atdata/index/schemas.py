@@ -155,7 +155,7 @@ def schema_of(row: SchemaRow) -> Schema:
 def _parsed(record: str) -> Schema:
     try:
         return Schema.from_record(msgspec.json.decode(record, type=dict))
-    except (SchemaError, msgspec.MsgspecError) as error:
+    except (SchemaError, msgspec.MsgspecError, RecursionError) as error:
         raise CatalogError(f"a schema in the index cannot be read: {error}") from None
 
 

@@ -30,6 +30,7 @@ _parts, _version_parts = tables.parts, tables.version_parts
 _labels, _tags = tables.labels, tables.tags
 
 _ROWS = 500  # rows of one statement, far below what the engines allow
+_tags_in = msgspec.json.Decoder(tuple[str, ...]).decode
 _LAST = "\U0010ffff"  # sorts after every other character, byte by byte too
 
 _COLUMNS = (
@@ -519,7 +520,10 @@ def _version_row(row: Any, parts: tuple[Part, ...]) -> VersionRow:
     # In the order of _COLUMNS; by their names it would take twice as long.
     _, name, version, cid, schema_name, schema_version, parent, text, tags, rights, extra, created, samples, size = row
     schema = None if schema_name is None else (schema_name, schema_version)
-    words = msgspec.json.decode(tags, type=tuple[str, ...])
+    try:
+        words = _tags_in(tags)
+    except (msgspec.MsgspecError, RecursionError) as error:
+        raise CatalogError(f"the tags of {name}@{version} in the index were altered: {error}") from None
     return VersionRow(name, version, cid, schema, parent, text, words, rights, extra, created, samples, size, parts)
 
 

@@ -135,7 +135,7 @@ def refs_in(parts: Sequence[Part]) -> Iterator[ShardRef]:
     for part in parts:
         try:
             infos = _infos_in(part.shards)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, RecursionError) as error:
             raise CatalogError(f"a list of shards in the index was altered, and cannot be read: {error}") from None
         for info in infos:
             yield ShardRef(part.folder + info.name, info)
