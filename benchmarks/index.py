@@ -6,6 +6,7 @@ import contextlib
 import functools
 import hashlib
 import itertools
+import os
 import random
 import sqlite3
 import statistics
@@ -97,6 +98,11 @@ def bare_postgres(url: str) -> Iterator[Callable[[str], list[Any]]]:
         yield lambda statement: connection.execute(statement).fetchall()
 
 
+def _say(text: str) -> None:
+    """How far it is, for who waits."""
+    print(f"{time.strftime('%H:%M:%S')} {text} (load {os.getloadavg()[0]:.1f})", file=sys.stderr, flush=True)
+
+
 def seconds(work: Callable[[], Any]) -> float:
     start = time.perf_counter()
     work()
@@ -145,9 +151,15 @@ def _measure(ctx: Context, engine: Engine, result: Result) -> None:
         rates = []
         coming = entries(versions, names)
         step = max(1000, versions // 20)
-        for _ in range(0, versions, step):
+        for start in range(0, versions, step):
             some = list(itertools.islice(coming, step))
+            processor = time.process_time()
             rates.append(len(some) / seconds(lambda some=some: large.add_entries(some)))
+            processor = (time.process_time() - processor) / len(some)
+            _say(
+                f"{engine.name}: {start + len(some):,} of {versions:,} versions, {rates[-1]:,.0f}/s, "
+                f"{1e6 * processor:.0f} µs of this process for each"
+            )
         _row(result, f"{engine.name}: entries added in batches", "entries/s", rates, f"up to {versions:,} versions")
         result.bars.append(
             Bar(
