@@ -603,8 +603,8 @@ class Dataset(Generic[T]):
             self._access = Access(self._located, self._source, self._opening, self._verify, self._cache)
         return self._access
 
-    def _view(self, values: tuple[ValueStep, ...]) -> View:
-        access = self._shards()
+    def _view(self, values: tuple[ValueStep, ...], access: Access | None = None) -> View:
+        access = self._shards() if access is None else access
         if self._seen is not None:
             of, seen = self._seen
             same = of is values or (len(of) == len(values) and all(a is b for a, b in zip(of, values, strict=True)))

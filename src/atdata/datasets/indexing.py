@@ -14,6 +14,7 @@ from atdata.datasets.steps import Filter, NarrowingStep
 from atdata.errors import DatasetError, SampleIndexError, SampleKeyError, StepError
 
 if TYPE_CHECKING:
+    from atdata.datasets.access import Access
     from atdata.datasets.dataset import Dataset
 
 __all__ = ["by_key", "item", "numbers"]
@@ -57,10 +58,10 @@ def item(dataset: Dataset[Any], index: Any) -> Any:
     if not dataset.steps:
         return access.row(*access.place(at), dataset._stored_type)
     if dataset._keeps_all:
-        return _one(dataset, *access.place(at), dataset.steps)
+        return _one(dataset, access, *access.place(at), dataset.steps)
     _, selection, values = dataset._resolved()
     places = selection.places(np.array([at]))
-    return _one(dataset, int(places.shards[0]), int(places.rows[0]), values)
+    return _one(dataset, access, int(places.shards[0]), int(places.rows[0]), values)
 
 
 def _no_sample(index: int, length: int) -> SampleIndexError:
@@ -91,8 +92,8 @@ def _several(dataset: Dataset[Any], wanted: NDArray[np.int64]) -> Iterator[Any]:
         yield from view.decoded(stretch, 0, len(stretch))
 
 
-def _one(dataset: Dataset[Any], number: int, row: int, values: Any) -> Any:
-    access, view = dataset._shards(), dataset._view(values)
+def _one(dataset: Dataset[Any], access: Access, number: int, row: int, values: Any) -> Any:
+    view = dataset._view(values, access)
     sample = access.row(number, row, view.stored_type)
     if not view.left:
         return sample
@@ -112,7 +113,7 @@ def by_key(dataset: Dataset[Any], key: str) -> Any:
         if not dataset._scans:
             _, selection, values = dataset._resolved()
             if selection.find(number, row) is not None:
-                return _one(dataset, number, row, values)
+                return _one(dataset, access, number, row, values)
             continue
         if any(isinstance(step, NarrowingStep) and not isinstance(step, Filter) for step in dataset.steps):
             raise DatasetError("get is not possible with both filter and take: which samples are left is not known")
