@@ -203,6 +203,36 @@ def test_what_comes_after_looks_at_the_view(kinds: dict[str, Any], kind: str) ->
         named.where(F.label == 3)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_step_comes_in_its_place(kinds: dict[str, Any], kind: str) -> None:
+    """Filters and maps before, between and after, none of which could change places with another."""
+
+    def relabelled(sample: Digit) -> Digit:
+        return dataclasses.replace(sample, label=sample.label * 3 % 50)
+
+    def next_one(view: Named) -> Named:
+        return Named(f"digit {int(view.name.removeprefix('digit ')) + 1}")
+
+    seen = (
+        kinds[kind]
+        .map(relabelled)
+        .filter(lambda sample: sample.label < 30)
+        .as_type(Named)
+        .filter(lambda view: not view.name.endswith("0"))
+        .map(next_one)
+        .as_type(Initial)
+        .filter(lambda view: view.letter != "5")
+    )
+    expected = []
+    for sample in digits(N):
+        label = relabelled(sample).label
+        if label < 30 and label % 10 and (label + 1) % 10 != 5:
+            expected.append(Initial(str((label + 1) % 10)))
+    assert 0 < len(expected) < N
+    assert list(seen) == expected
+    assert [sample for batch in seen.ordered(batch_size=4) for sample in batch] == expected
+
+
 @pytest.mark.parametrize("kind", SEEKABLE)
 @pytest.mark.parametrize("view", LENSES.values(), ids=LENSES)
 def test_samples_by_number_and_key(kinds: dict[str, Any], kind: str, view: Any) -> None:

@@ -212,6 +212,78 @@ def test_a_lens_fetches_what_it_reads(ds: atdata.Dataset[Photo], fault_proxy: Fa
         assert asked(fault_proxy) == [64]
 
 
+@atdata.packable
+class Label:
+    number: int
+
+
+@atdata.packable
+class Numbered:
+    number: int
+    vector: NDArray[np.float32]
+
+
+def doubled(src: Photo) -> Vector:
+    return Vector(src.embedding * 2, src.label)
+
+
+def handed_on(src: Photo) -> Vector:
+    return _somewhere_else(src)
+
+
+def _somewhere_else(src: Photo) -> Vector:
+    return Vector(src.embedding * 2, src.label)
+
+
+def test_what_lenses_cost_in_requests_and_bytes(ds: atdata.Dataset[Photo], fault_proxy: FaultProxy) -> None:
+    """Declared, observable code, and both one after the other fetch what they use; code that hides it fetches all."""
+    declared = atdata.Lens.fields(
+        Photo, Vector, rename={"label": "number"}, drop=["image", "caption", "tags", "mask"]
+    )  # fmt: skip
+    again = atdata.Lens.fields(Vector, Numbered, rename={"embedding": "vector"})
+    numbers = atdata.Lens.fields(
+        Photo, Label, rename={"label": "number"}, drop=["image", "embedding", "caption", "tags", "mask"]
+    )
+    assert sum(len(list(ds[n : n + 1])) for n in range(COUNT)) == COUNT
+    whole = asked(fault_proxy)
+    assert sum(whole) > IMAGES
+    costs = {}
+    ways: dict[str, Any] = {
+        "declared": ds.as_type(declared),
+        "code": ds.as_type(atdata.Lens(doubled)),
+        "declared, declared": ds.as_type(declared).as_type(again),
+        "code | declared": ds.as_type(atdata.Lens(doubled) | again),
+        "numbers": ds.as_type(numbers),
+        "hidden": ds.as_type(atdata.Lens(handed_on)),
+    }
+    for name, seen in ways.items():
+        assert len(list(seen)) == COUNT
+        sizes = asked(fault_proxy)
+        costs[name] = len(sizes), sum(sizes)
+    used = COUNT, sum(p.embedding.nbytes for p in PHOTOS)
+    assert costs["declared"] == costs["code"] == costs["declared, declared"] == costs["code | declared"] == used
+    assert costs["numbers"] == (0, 0)  # the manifest has them
+    assert costs["hidden"][1] > IMAGES
+    assert used[1] * 1000 < sum(whole)
+
+
+def test_a_lens_that_an_index_holds_fetches_what_it_reads(
+    store: S3DataStore, fault_proxy: FaultProxy, tmp_path: Any
+) -> None:
+    declared = atdata.Lens.fields(
+        Photo, Vector, rename={"label": "number"}, drop=["image", "caption", "tags", "mask"]
+    )  # fmt: skip
+    with atdata.LocalIndex(tmp_path / "index.db", store=store) as index:
+        index.insert_dataset(atdata.Dataset[Photo](f"{store.base}photos", store=store), name="photos")
+        index.publish_lens(declared)
+        seen = atdata.load_dataset("photos", Vector, split="train", index=index)
+    fault_proxy.forget()
+    assert [view.number for view in seen] == list(range(COUNT))
+    requests = [request for request in fault_proxy.requests() if request.path.endswith(".tar")]
+    assert [request.sent for request in requests] == [64] * COUNT
+    assert sum(request.sent for request in fault_proxy.requests()) < IMAGES / 50  # manifests, too
+
+
 def test_a_query_reads_the_field_that_it_asks_about(ds: atdata.Dataset[Photo], fault_proxy: FaultProxy) -> None:
     F = atdata.fields(Photo)
     some = ds.where(F.caption.startswith("picture 1") & (F.label < 15))
