@@ -22,7 +22,7 @@ CODE = CodeReference("https://example.org/tides", "0123456789abcdef" * 2 + "0123
 class Sounding:
     """How it was measured first: in centimetres."""
 
-    depth: int
+    depth: float
     place: str
 
 
@@ -43,7 +43,7 @@ class Level:
     unit: str
 
 
-METRES = atdata.Lens.fields(Sounding, Depth, cast=["depth"], scale={"depth": 0.01})
+METRES = atdata.Lens.fields(Sounding, Depth, scale={"depth": 0.01})
 LEVELS = atdata.Lens.fields(Depth, Level, rename={"depth": "level", "place": "name"}, default={"unit": "m"})
 
 
@@ -52,7 +52,13 @@ def shouted(src: Sounding) -> Level:
     return Level(src.depth / 100, src.place.upper(), "m")
 
 
+def thousandfold(src: Sounding) -> Depth:
+    """Its names are those of what it reads, and its numbers are not."""
+    return Depth(src.depth * 1000, src.place)
+
+
 SHOUTED = atdata.Lens(shouted)
+THOUSANDFOLD = atdata.Lens(thousandfold)
 
 
 class LensSuite:
@@ -64,7 +70,7 @@ class LensSuite:
 
     def soundings(self, index: AbstractIndex, shelf: Any) -> None:
         """A dataset `soundings` in the index, of three samples."""
-        samples = [Sounding(150 * n, f"buoy {n}") for n in range(3)]
+        samples = [Sounding(150.0 * n, f"buoy {n}") for n in range(3)]
         urls = shelf.write_shards(atdata.Dataset.from_samples(samples, Sounding), prefix="soundings")
         index.insert_dataset(self.opened(shelf, urls, Sounding), name="soundings")
 
@@ -144,7 +150,7 @@ class LensSuite:
 
     def test_the_lens_that_was_published_last_is_meant(self, index: AbstractIndex) -> None:
         """Of several of one name; also when it was published before."""
-        feet = atdata.Lens.fields(Sounding, Depth, cast=["depth"], scale={"depth": 0.0328})
+        feet = atdata.Lens.fields(Sounding, Depth, scale={"depth": 0.0328})
         first, second = index.publish_lens(METRES), index.publish_lens(feet)
         assert index.get_lens("Sounding_to_Depth").uri == second
         assert index.get_lens(first).load(Sounding, Depth) == METRES
@@ -205,6 +211,7 @@ class LensSuite:
         options = {"index": index, "store": shelf}
         with pytest.raises(SchemaError, match="no lens leads from Sounding"):
             atdata.load_dataset("soundings", Level, **options)
+        assert [s.depth for s in atdata.load_dataset("soundings", Depth, **options)] == [0.0, 150.0, 300.0]
         index.publish_lens(LEVELS)
         index.publish_lens(METRES)
         seen = atdata.load_dataset("soundings@1.0.0", Depth, **options)
@@ -224,6 +231,20 @@ class LensSuite:
             atdata.load_dataset("soundings", Level, **options)
         for part in ("through code that the index only refers to: the lens shouted", CODE.commit, CODE.path, ref):
             assert part in str(caught.value)
+        assert [s["depth"] for s in atdata.load_dataset("soundings", atdata.DictSample, **options)] == [0, 150, 300]
         known = atdata.lens(atdata.Lens(shouted))  # for as long as this test holds it
         assert [s.name for s in atdata.load_dataset("soundings", Level, **options)] == [f"BUOY {n}" for n in range(3)]
         assert known == SHOUTED
+
+    def test_code_is_not_taken_for_what_its_names_suggest(self, index: AbstractIndex, shelf: Any) -> None:
+        """Neither as moving fields of the same names, nor as if it were not there."""
+        self.soundings(index, shelf)
+        options = {"index": index, "store": shelf}
+        assert [s.depth for s in atdata.load_dataset("soundings", Depth, **options)] == [0.0, 150.0, 300.0]
+        index.publish_lens(THOUSANDFOLD, code=CODE)
+        assert isinstance(index.get_lens("thousandfold").load(Sounding, Depth), LensReference)
+        with pytest.raises(SchemaError, match="through code that the index only refers to: the lens thousandfold"):
+            atdata.load_dataset("soundings", Depth, **options)
+        known = atdata.lens(index.get_lens("thousandfold").load().bind(atdata.Lens(thousandfold)))  # type: ignore[union-attr]
+        assert [s.depth for s in atdata.load_dataset("soundings", Depth, **options)] == [0.0, 150_000.0, 300_000.0]
+        assert known == THOUSANDFOLD
