@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 import atdata
 from atdata.datasets import epoch
+from atdata.datasets.ahead import BUDGET
 from atdata.errors import AtdataError, IntegrityError
 from atdata.stores.base import WrittenShards
 from atdata.stores.s3 import S3DataStore
@@ -99,14 +100,14 @@ def test_a_window_is_fetched_whole_where_half_of_the_budget_holds_it(
     assert len(shard_requests(fault_proxy)) > 20, "a window is read in parts, which cut its blocks"
 
 
-def test_the_usual_window_is_read_at_once(tmp_path: Path) -> None:
-    """Whatever size samples have: no block is cut in two by default."""
+def test_the_usual_window_is_fetched_whole(tmp_path: Path) -> None:
+    """Whatever size samples have, up to that of a block: half of the usual budget holds it."""
     store = atdata.LocalDiskStore(tmp_path)
-    for size in (90_000, 150_600, 151_552, 199_000, 700_000, 1_100_000):
+    for size in (90_000, 151_552, 700_000, 2_000_000):
         urls = store.write_shards(atdata.Dataset.from_samples(blocks(3, size), Block), prefix=f"of/{size}")
         block, window = atdata.Dataset[Block](urls).shuffled()._shape
         assert block > 1 or size > 700_000
-        assert block * window * size <= epoch._AT_ONCE
+        assert block * window * size <= BUDGET // 2
 
 
 def test_lanes_keep_readers_apart(faulty: S3DataStore, fault_proxy: FaultProxy) -> None:
@@ -147,6 +148,14 @@ def test_lists_of_numbers_are_fetched_together(faulty: S3DataStore, fault_proxy:
 def test_what_is_held_stays_within_the_budget(faulty: S3DataStore, fault_proxy: FaultProxy, budget: int) -> None:
     """All that the server was asked for and the reader has not yet passed over, at any time."""
     ds = atdata.Dataset[Block](f"{faulty.base}v1", store=faulty)
+    for loader in (ds.ordered(budget=budget), ds.ordered(1, budget=budget)):
+        len(ds)
+        fault_proxy.forget()
+        most = 0
+        for done, found in enumerate(loader):
+            assert found.data.nbytes == SIZE
+            most = max(most, sum(shard_requests(fault_proxy)) - done * SIZE)
+        assert most <= max(budget, 2 * SIZE) + 200_000
     loader = ds.shuffled(1, block=6, window=5, budget=budget)
     fault_proxy.forget()
     expected = [b.number for b in ds.shuffled(1, block=6, window=5)]

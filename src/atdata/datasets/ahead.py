@@ -91,18 +91,21 @@ class Ahead(Generic[T]):
 def _run(tasks: Iterator[Task[T]], pool: Pool, budget: int) -> Generator[T, None, None]:
     waiting: deque[tuple[Task[T], list[Future[Any]]]] = deque()
     held = 0
+    last = 0  # of what was given out last: the reader lets go of it when it has the next
     owner = os.getpid()
     try:
         for task in tasks:
-            while waiting and held + task.size > budget:
-                held -= waiting[0][0].size
+            while waiting and held + last + task.size > budget:
+                last = waiting[0][0].size
+                held -= last
                 yield _made(*waiting.popleft())
                 _same_process(owner)
             waiting.append((task, pool.submit_all(task)))
             held += task.size
             # What is ready goes out at once: the reader can work while the rest is under way.
             while waiting and not waiting[0][1]:
-                held -= waiting[0][0].size
+                last = waiting[0][0].size
+                held -= last
                 yield _made(*waiting.popleft())
                 _same_process(owner)
         while waiting:

@@ -24,7 +24,7 @@ from atdata.shards.reader import BufferShard
 
 __all__ = ["Progress", "dealt", "exactly", "in_memory", "in_sequence"]
 
-_AT_ONCE = 64 << 20  # bytes of samples that are read together
+_AT_ONCE = 32 << 20  # bytes of samples that are read together
 _MOST = 1 << 16  # samples that are read together
 
 Register = Callable[[Ahead[Any]], None]
@@ -69,6 +69,8 @@ def in_sequence(
     progress: Progress,
     register: Register,
     demand: Demand,
+    *,
+    budget: int,
 ) -> Iterator[Any]:
     """Samples as they are stored, one shard after the other; batches of `size`, the last of which may be smaller.
 
@@ -81,13 +83,14 @@ def in_sequence(
         progress: counts what is given out.
         register: is told what works in the background.
         demand: which fields are fetched of samples on servers.
+        budget: most bytes to hold of shards on servers.
     """
     left = (1 << 62 if limit is None else limit) - start
     if left <= 0 or (start and start >= view.access.length()):
         progress.finish(start)
         return
     number, row = view.access.place(start) if start else (0, 0)
-    reading = pieces(view.access, range(number, len(view.access.refs)), row, demand=demand)
+    reading = pieces(view.access, range(number, len(view.access.refs)), row, demand=demand, budget=budget)
     register(reading)
     if size is None:
         some = _samples(view, reading, row, progress)

@@ -279,7 +279,9 @@ class Loader(Generic[T]):
                 limit, values = taken
                 view = dataset._view(values)
                 demand = self._wanted_of(view)
-                return epoch.in_sequence(view, limit, start, size, sample_type, progress, self._readings.add, demand)
+                return epoch.in_sequence(
+                    view, limit, start, size, sample_type, progress, self._readings.add, demand, budget=settings.budget
+                )
         if dataset.seekable and not (plain and start == 0 and self._only_scanned()):
             _, selection, values = dataset._resolved()
             deal = self._deal(share, start, len(selection))

@@ -25,6 +25,7 @@ __all__ = ["GAP", "REQUEST", "WINDOW", "Fields", "Load", "RemoteShard"]
 
 GAP = 128 << 10  # bytes between two samples that are read for nothing rather than ask twice
 WINDOW = 4 << 20  # bytes of one range: long enough for a connection to reach its speed, short enough to come soon
+_HELD = 1.4  # bytes that a byte of a range takes: pieces of an answer before they are one, and what allocators keep
 REQUEST = 64 << 10  # bytes that a range counts as at least, however short: nobody is asked thousands of times at once
 
 # Some fields of samples; None for whole samples.
@@ -110,8 +111,10 @@ class RemoteShard(Shard):
         rows = np.arange(start, stop)
         return self._narrow(rows, fields) or self._range(rows)
 
-    def runs(self, fields: Fields, start: int = 0, stop: int | None = None) -> Iterator[tuple[int, int]]:
-        """Runs of neighbouring samples to be fetched together."""
+    def runs(
+        self, fields: Fields, start: int = 0, stop: int | None = None, *, most: int = WINDOW
+    ) -> Iterator[tuple[int, int]]:
+        """Runs of neighbouring samples to be fetched together, of at most so many bytes where a sample is no larger."""
         rows = np.arange(*slice(start, stop).indices(len(self)))
         if not len(rows):
             return
@@ -123,7 +126,7 @@ class RemoteShard(Shard):
             each = np.bincount(spans.rows, spans.stops - spans.starts + REQUEST, len(rows)).astype(np.int64)
             stops = np.cumsum(each)
             starts = stops - each
-        for first, last in windows(starts.tolist(), stops.tolist(), WINDOW):
+        for first, last in windows(starts.tolist(), stops.tolist(), min(WINDOW, most)):
             yield start + first, start + last
 
     def weight(self, rows: NDArray[np.int64], fields: Fields) -> int:
@@ -158,7 +161,7 @@ class RemoteShard(Shard):
         """All bytes from the first of these samples to the last."""
         offsets = self.manifest.offsets[rows]
         base, end = int(offsets.min()), int((offsets + self.manifest.sizes[rows]).max())
-        return Load(rows, end - base, [partial(self._window, rows, base, end)], _only)
+        return Load(rows, int((end - base) * _HELD), [partial(self._window, rows, base, end)], _only)
 
     def _window(self, rows: NDArray[np.int64], base: int, end: int) -> BufferShard:
         shard = BufferShard(self.url, self._file.fetch(base, end), self.manifest, base=base)

@@ -51,23 +51,25 @@ def pieces(
         budget: most bytes of shards on servers that are held.
     """
     wanted = range(len(access.refs)) if numbers is None else numbers
-    tasks = partial(_tasks, access, wanted, row, demand or Demand())
+    tasks = partial(_tasks, access, wanted, row, demand or Demand(), max(1, budget // 4))
     return Ahead(tasks, workers=access.workers, budget=budget)
 
 
-def _tasks(access: Access, numbers: Sequence[int], row: int, demand: Demand, pool: Pool) -> Iterator[Task[Piece]]:
+def _tasks(
+    access: Access, numbers: Sequence[int], row: int, demand: Demand, most: int, pool: Pool
+) -> Iterator[Task[Piece]]:
     opens: dict[int, Future[Opened]] = {}
     for at, number in enumerate(numbers):
         for following in numbers[at : at + 1 + _OPEN_AHEAD]:
             if following not in opens:
                 opens[following] = pool.submit(_opened, access, following)
-        yield from _pieces(access, number, opens.pop(number).result(), 0 if at else row, demand)
+        yield from _pieces(access, number, opens.pop(number).result(), 0 if at else row, demand, most)
 
 
-def _pieces(access: Access, number: int, found: Opened, row: int, demand: Demand) -> Iterator[Task[Piece]]:
+def _pieces(access: Access, number: int, found: Opened, row: int, demand: Demand, most: int) -> Iterator[Task[Piece]]:
     shard = found.shard
     if isinstance(shard, RemoteShard):
-        yield from _far(number, shard, row, demand)
+        yield from _far(number, shard, row, demand, most)
     elif found.checked or not isinstance(shard, BufferShard):
         piece = Piece(number, shard, row, len(shard) if shard.manifest is not None else None)
         yield Task(0, [], partial(_ready, piece))
@@ -75,8 +77,8 @@ def _pieces(access: Access, number: int, found: Opened, row: int, demand: Demand
         yield from _checking(access, number, found, shard, row)
 
 
-def _far(number: int, shard: RemoteShard, row: int, demand: Demand) -> Iterator[Task[Piece]]:
-    """Runs of samples of a shard on a server, of which is fetched what is wanted by then."""
+def _far(number: int, shard: RemoteShard, row: int, demand: Demand, most: int) -> Iterator[Task[Piece]]:
+    """Runs of samples of a shard on a server, of at most so many bytes, of which is fetched what is wanted by then."""
     while row < len(shard):
         untold = demand.untold(len(shard) - row)
         if untold:
@@ -84,7 +86,7 @@ def _far(number: int, shard: RemoteShard, row: int, demand: Demand) -> Iterator[
             row += untold
             continue
         fields = demand.ahead()
-        for start, stop in shard.runs(fields, row):
+        for start, stop in shard.runs(fields, row, most=most):
             yield _task(number, shard.load(start, stop, fields), start, stop)
             row = stop
             if demand.ahead() != fields:
