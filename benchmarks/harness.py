@@ -125,6 +125,16 @@ class Table:
 
 
 @dataclass
+class Grid:
+    """What was found that is no speed: a line for each contender, the first of them atdata, with a cell a question."""
+
+    title: str
+    head: list[str]
+    rows: list[list[str]]
+    note: str = ""
+
+
+@dataclass
 class Bar:
     """One promise: `got` must be at least (or at most) `want`."""
 
@@ -149,6 +159,7 @@ class Result:
     tables: list[Table] = field(default_factory=list)
     bars: list[Bar] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
+    grids: list[Grid] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
         """The result as plain data."""
@@ -158,7 +169,8 @@ class Result:
     def from_json(cls, data: dict[str, Any]) -> Result:
         """The result out of plain data."""
         tables = [Table(**{**t, "rows": [Row(**r) for r in t["rows"]]}) for t in data["tables"]]
-        return cls(tables, [Bar(**b) for b in data["bars"]], data["missing"])
+        grids = [Grid(**g) for g in data["grids"]]
+        return cls(tables, [Bar(**b) for b in data["bars"]], data["missing"], grids)
 
 
 def rates(title: str, unit: str, count: float, timings: dict[str, Timing], note: str = "") -> Table:

@@ -71,14 +71,14 @@ def webdataset_payload(work: Workload) -> Callable[[Any], dict[str, Any]]:
     return lambda s: {name: head + getattr(s, name).tobytes(), "label": s.label, "idx": s.idx}
 
 
-def webdataset_write(work: Workload, samples: list[Any], folder: Path) -> None:
+def webdataset_write(work: Workload, samples: list[Any], folder: Path, maxcount: int = 10_000) -> None:
     """What `ShardWriter` makes of the samples, its own msgpack encoder included."""
     import webdataset
 
     folder.mkdir(parents=True)
     payload = webdataset_payload(work)
     with webdataset.ShardWriter(
-        str(folder / "shard-%06d.tar"), maxcount=10_000, maxsize=256 << 20, verbose=0
+        str(folder / "shard-%06d.tar"), maxcount=maxcount, maxsize=256 << 20, verbose=0
     ) as writer:
         for sample in samples:
             writer.write({"__key__": f"{sample.idx:09d}", "msgpack": payload(sample)})
@@ -172,21 +172,22 @@ def streaming() -> Any:
     return found
 
 
-def streaming_dataset(ctx: Context, work: Workload) -> Any:
+def streaming_write(ctx: Context, work: Workload, folder: Path, **settings: Any) -> None:
     """The samples in MDS shards."""
-    package = streaming()
     columns = {
         work.array: f"ndarray:{work.dtype}:{','.join(map(str, work.shape))}",
         "label": "str",
         "idx": "int",
     }
+    with streaming().MDSWriter(out=str(folder), columns=columns, **settings) as writer:
+        for s in work.samples(ctx):
+            writer.write({work.array: getattr(s, work.array), "label": s.label, "idx": s.idx})
 
-    def make(folder: Path) -> None:
-        with package.MDSWriter(out=str(folder), columns=columns) as writer:
-            for s in work.samples(ctx):
-                writer.write({work.array: getattr(s, work.array), "label": s.label, "idx": s.idx})
 
-    folder = prepared(work.folder(ctx, "streaming"), make)
+def streaming_dataset(ctx: Context, work: Workload) -> Any:
+    """The samples in MDS shards, as a dataset."""
+    package = streaming()
+    folder = prepared(work.folder(ctx, "streaming"), lambda folder: streaming_write(ctx, work, folder))
     with quiet():
         package.base.util.clean_stale_shared_memory()
         return package.StreamingDataset(local=str(folder), shuffle=False, batch_size=1)
@@ -195,22 +196,25 @@ def streaming_dataset(ctx: Context, work: Workload) -> Any:
 # -- LitData ---------------------------------------------------------------------------------------------------------
 
 
-def litdata_dataset(ctx: Context, work: Workload, **settings: Any) -> Any:
+def litdata_write(ctx: Context, work: Workload, folder: Path, **settings: Any) -> None:
     """The samples in LitData's chunks."""
     with quiet():
-        import litdata
         from litdata.streaming import Cache
 
-    def make(folder: Path) -> None:
         folder.mkdir(parents=True)
-        cache = Cache(str(folder), chunk_bytes="64MB")
+        cache = Cache(str(folder), **settings)
         for i, s in enumerate(work.samples(ctx)):
             cache[i] = {work.array: getattr(s, work.array), "label": s.label, "idx": s.idx}
         cache.done()
         cache.merge()
 
+
+def litdata_dataset(ctx: Context, work: Workload, **settings: Any) -> Any:
+    """The samples in LitData's chunks, as a dataset."""
+    folder = prepared(work.folder(ctx, "litdata"), lambda folder: litdata_write(ctx, work, folder, chunk_bytes="64MB"))
     with quiet():
-        folder = prepared(work.folder(ctx, "litdata"), make)
+        import litdata
+
         return litdata.StreamingDataset(str(folder), shuffle=False, **settings)
 
 

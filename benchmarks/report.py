@@ -6,7 +6,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from harness import Bar, Result, Table
+from harness import Bar, Grid, Result, Table
 
 BEGIN = "<!-- results: written by run.py -->"
 END = "<!-- end of results -->"
@@ -28,12 +28,17 @@ def _cells(table: Table) -> list[tuple[str, ...]]:
     return rows
 
 
+def _with_cells(result: Result) -> list[tuple[Table | Grid, list[tuple[str, ...]]]]:
+    """Every table with its lines, the head first."""
+    grids = [(grid, [("", *grid.head), *map(tuple, grid.rows)]) for grid in result.grids]
+    return [*grids, *((table, _cells(table)) for table in result.tables)]
+
+
 def as_text(result: Result) -> str:
     """The tables of one scenario, for a terminal."""
     out = []
-    for table in result.tables:
-        rows = _cells(table)
-        widths = [max(len(row[i]) for row in rows) for i in range(4)]
+    for table, rows in _with_cells(result):
+        widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
         out.append(table.title)
         for row in rows:
             first, *rest = (
@@ -117,8 +122,8 @@ def as_markdown(state: dict[str, Any], results: dict[str, Result]) -> str:
         out += ["Where another library is ahead:", "", *(f"- {line}" for line in ahead), ""]
     out += ["<details><summary>Every measurement</summary>", ""]
     for result in results.values():
-        for table in result.tables:
-            out += [f"**{table.title}**", "", *_markdown(_cells(table)), ""]
+        for table, rows in _with_cells(result):
+            out += [f"**{table.title}**", "", *_markdown(rows), ""]
             if table.note:
                 out += [table.note, ""]
     out += ["</details>", ""]
@@ -152,6 +157,8 @@ def plot(path: Path, results: dict[str, Result]) -> bool:
     bars = [bar for result in results.values() for bar in result.bars]
 
     def share(bar: Bar, got: float) -> float:
+        if not bar.want:  # none at all
+            return 1 / (1 + got)
         return got / bar.want if bar.at_least else bar.want / max(got, 1e-9)
 
     figure, axes = plt.subplots(figsize=(11, 0.34 * len(bars) + 1.3), layout="constrained")

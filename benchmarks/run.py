@@ -24,6 +24,7 @@ SCENARIOS = (
     "random_access",
     "reading",
     "dataloader",
+    "correctness",
     "disk_bytes",
     "first_pass",
     "start_up",

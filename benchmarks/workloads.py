@@ -40,22 +40,33 @@ class Workload:
         letter: S or L.
         array: the name of the array field.
         shape, dtype: of every array.
+        full, least: how many samples there are at full scale, and at any.
     """
 
-    def __init__(self, letter: str, sample_type: type, array: str, shape: tuple[int, ...], dtype: type, full: int):
+    def __init__(
+        self,
+        letter: str,
+        sample_type: type,
+        array: str,
+        shape: tuple[int, ...],
+        dtype: type,
+        full: int,
+        least: int = 64,
+    ):
         self.letter = letter
         self.sample_type = sample_type
         self.array = array
         self.shape = shape
         self.dtype = np.dtype(dtype)
         self.full = full
+        self.least = least
 
     def __str__(self) -> str:
         return f"{self.letter} ({self.array}: {self.dtype}{list(self.shape)}, label: str, idx: int)"
 
     def count(self, ctx: Context) -> int:
         """How many samples there are at this scale."""
-        return ctx.count(self.full)
+        return ctx.count(self.full, self.least)
 
     def samples(self, ctx: Context) -> list[Any]:
         """The samples, the same at every call."""
@@ -86,6 +97,8 @@ class Workload:
 
 
 SMALL = Workload("S", Small, "x", (16,), np.float32, 100_000)
+# Prime numbers of samples, which no number of ranks, workers or samples of a batch divides.
+COUNTED = Workload("S", Small, "x", (16,), np.float32, 30_011, 1_009)
 LARGE = Workload("L", Large, "image", (224, 224, 3), np.uint8, 3_000)
 
 

@@ -66,6 +66,20 @@ def test_a_scenario_runs_and_its_contenders_agree(tmp_path: Path, name: str, bar
     assert (BENCHMARKS / "README.md").read_bytes() == before, "a part of the benchmarks changed the published results"
 
 
+@pytest.mark.slow
+def test_what_a_training_is_given_is_counted(tmp_path: Path) -> None:
+    result = bench(tmp_path, "correctness", "--peers", "webdataset")["results"]["correctness"]
+    assert [bar["got"] for bar in result["bars"]] == [0] * 4
+    assert {row["name"] for table in result["tables"] for row in table["rows"]} == {"atdata"}
+    (grid,) = result["grids"]
+    cells = {name: rest for name, *rest in grid["rows"]}
+    assert cells["atdata"][:4] == ["0 / 0"] * 4
+    assert cells["webdataset, split by node"][:2] == ["0 / 0", "no state"]
+    dropped, _, repeated = cells["webdataset, resampled"][0].partition(" / ")
+    assert int(dropped) > 0
+    assert int(repeated) > 0, "shards that are drawn come again, and others never: nobody would have counted"
+
+
 @pytest.fixture
 def modules(monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
@@ -100,7 +114,10 @@ def test_the_report_says_what_was_missed(modules: Any, tmp_path: Path) -> None:
     harness, report = modules
     rows = [harness.Row("atdata", 1234.6, 1000, 2000), harness.Row("other", 99.99, 90, 110, 12.34)]
     bars = [harness.Bar("speed", 15, 12.34, 11, 13), harness.Bar("size", 0.55, 0.5, 0.5, 0.5, False)]
-    results = {"x": harness.Result([harness.Table("Work", "samples/s", rows, "A note.")], bars, ["litdata"])}
+    grid = harness.Grid("Lost", ["samples"], [["atdata", "0 / 0"], ["other", "3 / 1"]], "Counted.")
+    tables = [harness.Table("Work", "samples/s", rows, "A note.")]
+    results = {"x": harness.Result(tables, bars, ["litdata"], [grid])}
+    assert harness.Result.from_json(results["x"].to_json()) == results["x"]
     state = {"machine": harness.machine(), "versions": {"atdata": "0"}, "load_after": "0", "rounds": 1, "seconds": 1}
     assert "1 of 2 kept" in report.bars_as_text(results)
     (tmp_path / "README.md").write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
@@ -113,5 +130,6 @@ def test_the_report_says_what_was_missed(modules: Any, tmp_path: Path) -> None:
     assert "| speed | ≥ 15× | 12.3× | 11 – 13 | MISS |" in text
     assert "- Work: other, 100 samples/s against 1,230" not in text, "what is slower is not ahead"
     assert "| size | ≤ 0.55 | 0.5 |  | pass |" in text
+    assert "| other | 3 / 1 |" in text
     assert "| atdata | 1,230 | 1,000 – 2,000 |  |" in text
     assert "Not here, so not compared: litdata." in text
