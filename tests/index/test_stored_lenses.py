@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import subprocess
 import sys
@@ -28,8 +29,8 @@ from atdata.errors import (
     LensRecordError,
     SchemaError,
 )
+from atdata.index import held, migration
 from atdata.index import lenses as shelf
-from atdata.index import migration
 from atdata.index.backend import LensRow
 from atdata.index.engine import Database
 from atdata.lenses.references import CodeReference, LensReference
@@ -299,6 +300,39 @@ def test_a_stranger_s_index_may_hold_none(index: atdata.LocalIndex) -> None:
     assert atdata.load_dataset("words", Word, index=Older())[0] == Word("a")  # type: ignore[arg-type]
     with pytest.raises(SchemaError, match="no lens leads from Word"):
         atdata.load_dataset("words", Term, index=Older())  # type: ignore[arg-type]
+
+
+@in_a_file
+def test_a_lens_that_is_not_what_was_listed_is_refused(index: atdata.LocalIndex) -> None:
+    """What a server lists is taken for no more than that: the lenses that are used are asked for one by one."""
+    index.publish_lens(TERMS)
+    lie = changed(rename={}, drop=["text"], default={"term": {"value": "lie"}})
+
+    class Liar:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(index, name)
+
+        def list_lenses(self) -> Iterator[Any]:
+            for stored in index.list_lenses():
+                yield dataclasses.replace(stored, record=lie)
+
+    with pytest.raises(LensRecordError, match="the lens is not what was listed of it"):
+        atdata.load_dataset("words", Term, index=Liar())  # type: ignore[arg-type]
+
+
+@in_a_file
+def test_more_lenses_than_can_be_searched(index: atdata.LocalIndex, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Are refused, before a class is made of any; others that are not on the way do not count."""
+    monkeypatch.setattr(held, "_MOST", 3)
+    classes = [atdata.packable(type(f"T{i}", (), {"__annotations__": {f"f{i}": int}})) for i in range(6)]
+    for i in range(5):
+        index.publish_lens(atdata.Lens.fields(classes[i], classes[i + 1], rename={f"f{i}": f"f{i + 1}"}))
+    index.publish_lens(TERMS)
+    assert atdata.load_dataset("words", Term, index=index)[0] == Term("a")
+    index.write_samples([classes[0](f0=1)], name="t")
+    with pytest.raises(SchemaError, match="5 lenses of the index may lead from T0 to T5, too many to search"):
+        atdata.load_dataset("t", classes[5], index=index)
+    assert len(atdata.load_dataset("t", classes[3], index=index)) == 1
 
 
 # -- several writers -----------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from atdata.errors import EntryFormError, EntryNotFoundError, LoginError, Record
 from atdata.index.base import DatasetEntry
 from atdata.index.details import Details
 from atdata.index.diff import DatasetDiff, diff
-from atdata.index.lenses import StoredLens, check_lens, check_lens_schema, missing_lens
+from atdata.index.lenses import StoredLens, check_lens, check_lens_schema, fitting_schema, missing_lens
 from atdata.index.names import check_label, check_name, parse_schema_ref
 from atdata.index.network_accounts import Accounts
 from atdata.index.network_entry import AtmosphereEntry
@@ -428,6 +428,7 @@ class AtmosphereIndex:
         """
         check_lens(lens)
         ledger = self._ledger
+        lens.to_network_record("", "", "", code)  # which says what is wrong before anything is published
         source, view = (
             self._address(ref, cls, what)
             for ref, cls, what in ((source_schema, lens.source, "reads"), (view_schema, lens.view, "gives"))
@@ -437,7 +438,7 @@ class AtmosphereIndex:
     def _address(self, ref: str | None, cls: type, what: str) -> str:
         """The schema of one of a lens's types, published."""
         if ref is None:
-            return self.publish_schema(cls)
+            return fitting_schema(self._ledger.schemas, fitted(Schema.of(cls)))
         found = self._ledger.asked_for(ref)
         assert found.ref is not None
         assert found.schema is not None

@@ -80,18 +80,18 @@ class HeldLenses:
 
     def _newest(self) -> list[_Found]:
         listing = getattr(self._index, "list_lenses", None)
-        newest: dict[tuple[str, ...], StoredLens] = {}
+        newest: dict[tuple[str, ...], _Found] = {}
         for each in listing() if callable(listing) else ():
-            key = each.uri.rpartition("/")[0], each.name, each.source, each.view
-            if key not in newest or newest[key].created_at < each.created_at:
-                newest[key] = each
-        found = []
-        for each in newest.values():
             try:
-                found.append((each, each.schemas))
+                source, view = each.schemas
             except _UNUSABLE as error:
                 self._pass_over(each, error)
-        return found
+                continue
+            # Of the index, or of one of its accounts; versions of a schema that differ in words only are one.
+            key = each.uri.rpartition("/")[0], each.name, source.name, source.cid, view.name, view.cid
+            if key not in newest or newest[key][0].created_at < each.created_at:
+                newest[key] = each, (source, view)
+        return list(newest.values())
 
     def _add(self, each: StoredLens, *schemas: Schema) -> None:
         try:

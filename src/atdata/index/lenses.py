@@ -26,7 +26,7 @@ from atdata.lenses.references import CodeReference, LensReference, schema_cid
 from atdata.samples.dictsample import DictSample
 from atdata.samples.schema import Schema
 
-__all__ = ["Lenses", "StoredLens", "check_lens", "check_lens_schema", "missing_lens"]
+__all__ = ["Lenses", "StoredLens", "check_lens", "check_lens_schema", "fitting_schema", "missing_lens"]
 
 _PAGE = 100
 _LISTED = 10
@@ -88,11 +88,20 @@ class StoredLens:
         except LensRecordError as error:
             raise error.at(url=self.uri) from None
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        plain = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if not f.name.startswith("_")}
+        return (_stored_with, (plain | {"record": dict(self.record)}, self.schemas))
+
     def _known(self, cls: type | None, address: str) -> type:
         if cls is not None:
             return cls
         # What is not declared only tells where its code is: for that no type is needed.
         return self._schema(address).sample_type() if self.declared else DictSample
+
+
+def _stored_with(plain: dict[str, Any], schemas: tuple[Schema, Schema]) -> StoredLens:
+    known = dict(zip((plain["source"], plain["view"]), schemas, strict=True))
+    return StoredLens(**plain, _schema=known.__getitem__)
 
 
 class Lenses:
@@ -135,8 +144,9 @@ class Lenses:
 
     def _row(self, ref: str | None, cls: type, what: str) -> SchemaRow:
         if ref is None:
-            ref = self._schemas.publish(Schema.of(cls), None)
-        row, schema = self._schemas.get(ref)
+            row, schema = self._schemas.get(fitting_schema(self._schemas, Schema.of(cls)))
+        else:
+            row, schema = self._schemas.get(ref)
         check_lens_schema(cls, schema, what)
         return row
 
@@ -192,6 +202,12 @@ class Lenses:
         while page := self._backend.lenses(after, _PAGE, name=name):
             yield from page
             after = page[-1].name, page[-1].cid
+
+
+def fitting_schema(schemas: Schemas, schema: Schema) -> str:
+    """The reference to the schema of a lens's type: a published one that differs in words only, else a new version."""
+    row, new = schemas.fitting(schema)
+    return schemas.publish(schema, None) if new else schemas.ref(row)
 
 
 def check_lens(lens: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -128,6 +129,7 @@ class LensSuite:
         """Loading it says what to do, and only that very code is taken for it."""
         with pytest.raises(LensError, match="shouted is code"):
             index.publish_lens(SHOUTED)
+        assert list(index.list_schemas()) == []
         stored = index.get_lens(index.publish_lens(SHOUTED, code=CODE))
         assert (stored.name, stored.declared, stored.description) == (
             "shouted",
@@ -157,6 +159,28 @@ class LensSuite:
         assert index.publish_lens(METRES) == first
         assert index.get_lens("Sounding_to_Depth").uri == first
         assert {stored.uri for stored in index.list_lenses()} == {first, second}
+
+    def test_words_about_a_type_make_no_other_schema_of_it(self, index: AbstractIndex, shelf: Any) -> None:
+        """A class whose docstring changed is between the same schemas, and its lens takes the place of the first."""
+        self.soundings(index, shelf)
+        told: type = atdata.packable(
+            type("Depth", (), {"__annotations__": {"depth": float, "place": str}, "__doc__": "Told anew."})
+        )
+        feet: Any = atdata.Lens.fields(Sounding, told, scale={"depth": 0.0328})
+        first, second = (index.get_lens(index.publish_lens(lens)) for lens in (METRES, feet))
+        assert (first.source, first.view) == (second.source, second.view)
+        assert len(list(index.list_schemas())) == 2
+        seen = atdata.load_dataset("soundings", Depth, index=index, store=shelf)
+        assert seen[1].depth == pytest.approx(150 * 0.0328)
+
+    def test_stored_lenses_cross_process_borders(self, index: AbstractIndex) -> None:
+        """With their schemas, without the index."""
+        index.publish_lens(METRES)
+        (stored,) = index.list_lenses()
+        again = pickle.loads(pickle.dumps(stored))  # noqa: S301
+        assert again == stored
+        assert again.load(Sounding, Depth) == METRES
+        assert again.load().get(again.schemas[0].sample_type()(depth=1.0, place="")).depth == 0.01
 
     def test_lenses_are_listed_by_their_schemas(self, index: AbstractIndex) -> None:
         """All, those that read one, those that give one."""
@@ -188,6 +212,7 @@ class LensSuite:
             index.publish_lens(METRES | LEVELS)
         with pytest.raises(LensError, match="is no lens"):
             index.publish_lens(shouted)  # type: ignore[arg-type]
+        assert list(index.list_schemas()) == []
 
         def loose(src: atdata.DictSample) -> Level:
             return Level(src["depth"], "", "")
