@@ -282,6 +282,33 @@ def test_the_limits_of_64_bits_stay_integers(store: atdata.LocalDiskStore) -> No
         assert batch.m == [None if n == 1 else n for n in values]
 
 
+def test_shuffled_values_of_shards_that_hold_them_in_different_ways(store: atdata.LocalDiskStore) -> None:
+    @atdata.packable
+    class Number:
+        n: int
+        m: int | None
+        text: str | None
+
+    # Two to a shard: unsigned, signed, with and without None.
+    numbers = [0, 2**64 - 1, -(2**63), 2**53 + 1, 3, 4, 5, 2**63]
+    samples = [
+        Number(n, None if n == 3 else n, (None, "", "\u00e9", "a", "", "a", None, "a" * 300)[i])
+        for i, n in enumerate(numbers)
+    ]
+    urls = store.write_shards(atdata.Dataset.from_samples(samples, Number), prefix="n", maxcount=2)
+    for size in (1, 3, 8):
+        found = [
+            row
+            for batch in atdata.Dataset[Number](urls).shuffled(batch_size=size, seed=3)
+            for row in zip(batch.n, batch.m, batch.text, strict=True)
+        ]
+        assert sorted(found, key=lambda row: row[0]) == sorted(
+            ((s.n, s.m, s.text) for s in samples), key=lambda row: row[0]
+        )
+        assert [n for n, _, _ in found] != numbers
+        assert all(type(n) is int and type(m) in (int, type(None)) for n, m, _ in found)
+
+
 def test_fields_named_like_members_are_items(store: atdata.LocalDiskStore) -> None:
     @atdata.packable
     class Awkward:

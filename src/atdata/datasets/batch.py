@@ -165,7 +165,7 @@ class SampleBatch(Generic[T]):
             self._lying.expect(self._type, self.fields)
 
     def _column(self, field: str) -> Any:
-        if not issubclass(self._type, Mapping) and field not in self.fields:
+        if not issubclass(self._type, Mapping) and field not in codec.plan(self._type).nodes:
             raise KeyError(f"{self._type.__name__} has no field {field!r}; it has {', '.join(self.fields)}")
         if self._samples is None and self._lying is not None:
             found = self._lying.column(self._type, field)

@@ -217,15 +217,17 @@ class Stretch:
             return (_Gathered if kind.size <= SHORT else _Spread)(self, field, kind).part
         return lambda start, stop: _column(sample_type, field, self._pieces(start, stop), stop - start)
 
-    def _scalars(self, field: str, pieces: Sequence[_Piece]) -> NDArray[np.object_]:
-        """The values of a scalar field, as they stand in the manifests."""
+    def _scalars(self, field: str, pieces: Sequence[_Piece]) -> NDArray[Any]:
+        """The values of a scalar field, as they stand in the manifests; `tolist` gives Python objects."""
         columns = [shard.column(field) for shard in self._shards]
         if sum(map(len, columns)) <= _SPARSE * len(self):
             # One gathering out of all is quicker than one from each to where it belongs.
             if self._flat is None:
                 starts = np.cumsum([0, *map(len, columns)])
                 self._flat = starts[self._which] + self._rows
-            every: NDArray[np.object_] = np.concatenate(columns) if len(columns) > 1 else columns[0]
+            if len({column.dtype for column in columns}) > 1:  # of signed and unsigned ones NumPy would make floats
+                columns = [column.astype(object) for column in columns]
+            every = np.concatenate(columns) if len(columns) > 1 else columns[0]
             return every.take(self._flat)
         return _scattered(field, pieces, len(self))
 

@@ -261,13 +261,13 @@ class BufferShard(Shard):
         values = manifest.table[field]
         return values.type in _ARROW.get(types.pop(), ()) and (optional or not values.null_count)
 
-    def column(self, field: str) -> NDArray[np.object_]:
-        """The values of a scalar field for all samples of the shard, as Python objects; not to be changed."""
+    def column(self, field: str) -> NDArray[Any]:
+        """The values of a scalar field for all samples of the shard, as `Manifest.values` has them."""
         assert self.manifest is not None
         return self.manifest.values(field)
 
-    def values(self, field: str, rows: Rows) -> NDArray[np.object_]:
-        """The values of a scalar field for some samples, as Python objects, without decoding any sample."""
+    def values(self, field: str, rows: Rows) -> NDArray[Any]:
+        """The values of a scalar field for some samples, as `Manifest.values` has them; no sample is decoded."""
         assert self.manifest is not None
         return self.manifest.values(field)[rows]
 
