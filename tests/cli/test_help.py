@@ -28,7 +28,7 @@ def test_the_commands():
         ("publish",), ("pull",), ("unpublish",),
         ("index",), ("index", "migrate"), ("index", "copy"),
         ("schema",), ("schema", "show"), ("schema", "diff"), ("schema", "ls"),
-        ("lens",), ("lens", "path"),
+        ("lens",), ("lens", "ls"), ("lens", "show"), ("lens", "path"),
         ("login",), ("logout",), ("whoami",),
         ("cache",), ("cache", "ls"), ("cache", "clear"), ("cache", "verify"),
     }  # fmt: skip

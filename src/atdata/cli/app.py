@@ -56,7 +56,7 @@ indexes = typer.Typer(
 )
 app.add_typer(indexes, name="index")
 lenses = typer.Typer(
-    help="List, show and find lenses, by which one sample type is seen as another.",
+    help="List, show and find lenses between sample types.",
     no_args_is_help=True,
     rich_markup_mode=None,
     context_settings=_CONTEXT,
