@@ -6,6 +6,7 @@ import pickle
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
@@ -35,6 +36,11 @@ from atdata.testing.probes import Probe, dataset_of, probes
 from forking import in_fork
 
 _NO_TIME = timedelta(0)
+
+
+@pytest.fixture
+def account(atproto):
+    return atproto.make_account()
 
 
 @pytest.fixture
@@ -121,6 +127,54 @@ def test_nobody_reads_private_addresses_unless_allowed(store, written, monkeypat
     monkeypatch.delenv("ATDATA_ALLOW_PRIVATE", raising=False)
     with pytest.raises(atdata.AtdataError, match=r"(http|private|https)"):
         list(atdata.Dataset[Probe](written))
+
+
+def _under_way(proxy):
+    return [request for request in proxy.requests() if "getBlob" in request.path and not request.status]
+
+
+@pytest.mark.parametrize("manifest", [True, False])
+@pytest.mark.parametrize(
+    "loader",
+    [
+        lambda dataset: dataset,
+        lambda dataset: dataset.ordered(),
+        lambda dataset: dataset.shuffled(seed=0),
+    ],
+    ids=["plain", "ordered", "shuffled"],
+)
+def test_the_next_shards_are_fetched_while_one_is_read(account, make_proxy, login, tmp_path, loader, manifest):  # noqa: F811
+    """Several blobs are on their way at a time, in every order; and they come though nobody reads on."""
+
+    class Server:
+        endpoint = account.pds.replace("localhost", "127.0.0.1")
+
+    proxy = make_proxy(Server)
+    store = atdata.PDSBlobStore(login(account, pds_url=proxy.endpoint), cache=tmp_path / "cache")
+    urls = store.write_shards(dataset_of(probes(60)), prefix="p", maxcount=10, manifest=manifest)
+    dataset = atdata.Dataset[Probe](urls, store=atdata.PDSBlobStore(store.client, cache=tmp_path / "fresh"))
+    proxy.forget()
+    proxy.stall()
+    reader = iter(loader(dataset))
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(next, reader)
+        try:
+            wait_for(lambda: len(_under_way(proxy)) >= 3)
+        finally:
+            proxy.release()
+        got = [first.result()]
+    shards = {url.rpartition("/")[2] for url in urls}
+    wait_for(lambda: len({r.path.rpartition("cid=")[2] for r in proxy.requests("GET")} & shards) >= 3)
+    got += reader
+    assert sorted(got, key=lambda sample: sample.label) == probes(60)
+
+
+def wait_for(condition, seconds=60):
+    """Wait until something is so that will be in a moment."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it does not become so"
+        time.sleep(0.01)
 
 
 def test_each_blob_is_fetched_once_by_many_threads(store, written, login, atproto, make_proxy, tmp_path):  # noqa: F811

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from functools import partial
 from typing import Any, NamedTuple
@@ -73,13 +73,21 @@ class Fetching:
         while coming is not None:
             wanted, coming = coming, next(self._wanted, None)
             groups = _by_shard(wanted.places)
+            if len(groups) > 1:
+                self._open_ahead(pool, (group.number for group in groups))
             shards = {group.number: self._open(pool, group.number) for group in groups}
-            if coming is not None and not self._access.all_open:
-                for number in np.unique(coming.places.shards).tolist():
-                    if number not in self._opens and not self._access.is_open(number):
-                        self._opens[number] = pool.submit(self._access.current, number)
+            if coming is not None:
+                self._open_ahead(pool, np.unique(coming.places.shards).tolist())
             fields = () if self._demand.untold(len(wanted.places.rows)) else self._demand.ahead()
             yield from self._cut(wanted, groups, shards, fields)
+
+    def _open_ahead(self, pool: Pool, numbers: Iterable[int]) -> None:
+        """Have these shards opened, all at a time: one on a server may come whole with that."""
+        if self._access.all_open:
+            return
+        for number in numbers:
+            if number not in self._opens and not self._access.is_open(number):
+                self._opens[number] = pool.submit(self._access.current, number)
 
     def _open(self, pool: Pool, number: int) -> Opened:
         """Shard `number`; an epoch is of one version of it."""
