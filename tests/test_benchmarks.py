@@ -44,7 +44,7 @@ def bench(folder: Path, name: str, *options: str) -> dict[str, Any]:
         ("memory", 3, ["--peers", "none"]),
         ("index", 11, ["--peers", "none"]),
         ("proofs", 4, ["--peers", "none"]),
-        ("atmosphere", 8, ["--peers", "none"]),
+        ("atmosphere", 9, ["--peers", "none"]),
         ("published", 2, ["--peers", "none"]),
         ("queries", 0, ["--peers", "none"]),
         ("lenses", 9, ["--peers", "none", "--kind", "S"]),

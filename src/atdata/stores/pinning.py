@@ -44,7 +44,9 @@ __all__ = ["PinTransaction"]
 _UPLOADS = 4  # at a time
 _WAITING = 12  # files that wait for their turn, the shards among them no more than four
 _ASK = 1 << 20  # bytes from which asking whether a blob is there takes less than sending it
-_PIN_BYTES, _PIN_FILES = 64 << 20, 90  # sent and not pinned: what a killed writer has to send again
+# Sent and not pinned: what a killed writer has to send again. A server may copy a blob when a record first names it: a
+# large shard is pinned by itself, so that this goes on while the next one is sent, and little of it is left at the end.
+_PIN_BYTES, _PIN_FILES = 32 << 20, 90
 
 
 class _Part:
