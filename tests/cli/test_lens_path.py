@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from cli_process import Answer
 
+import atdata
+
 MODULE = """
 import atdata, dataclasses
 
@@ -85,3 +87,37 @@ def test_what_is_not_there(run: Run, arguments: tuple[str, ...], code: int, mess
     assert answer.code == code
     assert message in answer.err
     assert "Traceback" not in answer.err
+
+
+def test_a_path_through_lenses_of_an_index(run: Run, tmp_path: Path) -> None:
+    """Between types of the index, and from one of them to a class; as load_dataset goes, and with its refusals."""
+    photo = atdata.packable(type("Photo", (), {"__annotations__": {"label": str, "iso": int}}))
+    named = atdata.packable(type("Named", (), {"__annotations__": {"name": str}}))
+    titled = atdata.packable(type("Titled", (), {"__annotations__": {"title": str}}))
+    with atdata.LocalIndex(tmp_path / "index.db") as index:
+        index.publish_lens(atdata.Lens.fields(photo, named, rename={"label": "name"}, drop=["iso"]))
+        index.publish_lens(atdata.Lens.fields(named, titled, rename={"name": "title"}))
+    here = {"ATDATA_INDEX": "index.db"}
+    answer = run("lens", "path", "Photo@1.0.0", "Titled", **here)
+    assert (answer.code, answer.err) == (0, "")
+    assert answer.out.splitlines() == [
+        "Photo -> Named: Photo_to_Named (declared in the index)",
+        "Named -> Titled: Named_to_Titled (declared in the index)",
+        "reads label of Photo",
+        "can be written back",
+    ]
+    mixed = run("lens", "path", "Photo", "photos:Short", "--import", "more_lenses", "--index", "index.db", "--json")
+    assert mixed.code == 0
+    assert [(step["name"], step["how"]) for step in mixed.document["steps"][1:]] == [("shorten", "code in more_lenses")]
+    assert mixed.document["reads"] == ["label"]
+    none = run("lens", "path", "Titled", "Photo", **here)
+    assert none.code == 1
+    assert "no lens leads from Titled 1.0.0 to Photo" in none.err
+    for arguments, message in (
+        (("Photos", "Titled"), "the index has no schema Photos; there are Photo"),
+        (("Photo@9.0.0", "Titled"), "the schema Photo has no version 9.0.0"),
+        (("Photo@x", "Titled"), "'x' is not a version"),
+    ):
+        answer = run("lens", "path", *arguments, **here)
+        assert answer.code == 1
+        assert message in answer.err

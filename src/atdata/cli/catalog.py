@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from atdata.index.lenses import StoredLens
+    from atdata.samples.schema import Schema
 
 __all__ = ["ask", "collect", "found_index", "listing", "migrate", "opened", "remove", "search", "show"]
 
@@ -52,6 +53,9 @@ class Index(Protocol):
 
     def labels(self, name: str) -> dict[str, str]:
         """The labels of a dataset and the versions they mean."""
+
+    def get_schema(self, ref: str) -> Schema:
+        """The schema that a reference names."""
 
     def get_lens(self, ref: str) -> StoredLens:
         """The lens that a reference names."""

@@ -13,9 +13,9 @@ __all__ = ["ls", "path", "run", "show"]
 
 
 def _named(text: str) -> str:
-    module, _, name = text.partition(":")
-    if not (module and name):
-        raise typer.BadParameter(f"{text!r} is not of the form module:Class")
+    module, colon, name = text.partition(":")
+    if not (module and name) and (colon or not text.partition("@")[0].isidentifier()):
+        raise typer.BadParameter(f"{text!r} is not of the form module:Class, and no type of an index (Name@1.0.0)")
     return text
 
 
@@ -54,7 +54,10 @@ def show(
         run(report, index, ref)
 
 
-Class = Annotated[str, typer.Argument(metavar="CLASS", parser=_named, help="A sample class, as module:Class.")]
+Class = Annotated[
+    str,
+    typer.Argument(metavar="CLASS", parser=_named, help="A sample class, as module:Class, or a type of the index."),
+]
 
 
 def path(
@@ -64,18 +67,20 @@ def path(
         list[str] | None,
         typer.Option("--import", metavar="MODULE", help="A module that defines lenses; may be given several times."),
     ] = None,
+    index: Index = None,
     json: Json = False,
 ) -> None:
     """Show the lenses that lead from one type to another.
 
-    Imports the modules of both classes, from the current folder too, so that the lenses in them are known. Exits with 1
-    when no lens leads there, or several do.
+    Imports the modules of both classes, from the current folder too, so that the lenses in them are known. With
+    --index, or where a type is one of the index (Name@1.0.0), the lenses that the index holds are gone through as well.
+    Exits with 1 when no lens leads there, or several do.
     """
     with reporting(json) as report:
-        run(report, source, view, modules or [])
+        run(report, source, view, modules or [], index)
 
 
-def run(report: Report, source: str, view: str, modules: list[str]) -> None:
+def run(report: Report, source: str, view: str, modules: list[str], index: str | None) -> None:
     """Show the path from `source` to `view`."""
     import importlib
     import sys
@@ -86,8 +91,11 @@ def run(report: Report, source: str, view: str, modules: list[str]) -> None:
         sys.path.insert(0, "")
     for module in modules:
         importlib.import_module(module)
-    lens = registered.find(_class(source), _class(view))
-    steps = [_step(part) for part in lens.parts]
+    if index is not None or not (":" in source and ":" in view):
+        lens, steps = _in_index(index, source, view)
+    else:
+        lens = registered.find(_class(source), _class(view))
+        steps = [_step(part) for part in lens.parts]
     reads = None if lens.reads is None else sorted(lens.reads)
     report.document({"source": source, "view": view, "steps": steps, "reads": reads, "editable": lens.editable})
     for step in steps:
@@ -96,6 +104,27 @@ def run(report: Report, source: str, view: str, modules: list[str]) -> None:
         f"reads {'every field' if reads is None else ', '.join(reads) or 'no field'} of {lens.source.__name__}"
     )
     report.print("can be written back" if lens.editable else "cannot be written back: a putter is missing")
+
+
+def _in_index(url: str | None, source: str, view: str) -> tuple[Any, list[dict[str, Any]]]:
+    """The lens through which data of an index is seen as another type, and its steps."""
+    from atdata.cli.catalog import found_index
+    from atdata.index.views import reading_of
+    from atdata.lenses.composition import Identity
+    from atdata.lenses.references import schema_cid
+    from atdata.samples.schema import Schema
+
+    with found_index(url) as (index, _, _):
+        schema = Schema.of(_class(source)) if ":" in source else index.get_schema(source)
+        wanted = _class(view) if ":" in view else index.get_schema(view).sample_type()
+        reading = reading_of(schema, wanted, index=index)
+    read = reading.sample_type or wanted
+    lens = reading.lens or Identity(read)
+    steps = [] if reading.lens is None else [_step(part) for part in lens.parts]
+    if schema_cid(read) != schema.cid:
+        first = _step(Identity(read)) | {"name": "fields", "source": schema.name, "how": "follows from the fields"}
+        steps.insert(0, first)
+    return lens, steps
 
 
 def _class(name: str) -> Any:
@@ -113,12 +142,14 @@ def _class(name: str) -> Any:
 
 
 def _step(lens: Any) -> dict[str, Any]:
-    code = bool(lens.functions)
+    how = f"code in {lens.__module__}" if lens.functions else "declared, or follows from the fields"
+    if lens.__module__ == "the index":
+        how = "declared in the index"
     return {
         "name": lens.name,
         "source": lens.source.__name__,
         "view": lens.view.__name__,
-        "how": f"code in {lens.__module__}" if code else "declared, or follows from the fields",
+        "how": how,
         "reads": None if lens.reads is None else sorted(lens.reads),
         "editable": lens.editable,
     }
