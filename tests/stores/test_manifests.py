@@ -10,6 +10,8 @@ import sqlite3
 import subprocess
 import sys
 import tarfile
+import threading
+import weakref
 from typing import Literal
 
 import numpy as np
@@ -675,3 +677,17 @@ def test_a_header_alone_changes_nothing(shard):
 
 def test_reading_in_every_way_gives_the_same(shard):
     assert read_all(shard) == [everything(i) for i in range(20)]
+
+
+def test_no_thread_of_arrow_holds_what_was_read(tmp_path):
+    """It could not let go of Python's memory while the interpreter ends, and would abort the process."""
+    ds = atdata.Dataset.from_samples([atdata.DictSample(text="x" * 100)] * 500, atdata.DictSample)
+    atdata.LocalDiskStore(tmp_path).write_shards(ds, prefix="d")
+    parquet = (tmp_path / "d" / "shard-000000.manifest.parquet").read_bytes()
+    let_go = []
+    for _ in range(40):
+        data = np.frombuffer(bytearray(parquet), np.uint8)
+        weakref.finalize(data, lambda: let_go.append(threading.get_ident()))
+        assert len(read_manifest(data)) == 500
+        del data
+    assert let_go == [threading.get_ident()] * 40

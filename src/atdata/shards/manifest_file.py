@@ -126,7 +126,7 @@ def _reading(url: str | None) -> Iterator[None]:
 
 def _opened(data: bytes, url: str | None, shard_size: int | None) -> tuple[pq.ParquetFile, _Meta] | None:
     """The file with what it says of itself, its columns those that a manifest has; None when it is none of atdata's."""
-    file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
+    file = pq.ParquetFile(pa.BufferReader(_copied(data)), page_checksum_verification=True)
     raw = (file.schema_arrow.metadata or {}).get(b"atdata")
     if raw is None:
         return None
@@ -146,6 +146,17 @@ def _opened(data: bytes, url: str | None, shard_size: int | None) -> tuple[pq.Pa
         )
     _check_schema(file, meta)
     return file, meta
+
+
+def _copied(data: bytes) -> pa.Buffer:
+    """The bytes in Arrow's own memory.
+
+    Its threads may let go of what they read from a moment after the reading is done. Of Python's memory they could not
+    while the interpreter ends, and would end the process instead: "terminate called without an active exception".
+    """
+    copy = pa.allocate_buffer(len(data))
+    np.frombuffer(copy, np.uint8)[:] = np.frombuffer(data, np.uint8)
+    return copy
 
 
 class _ArrayMeta(TypedDict):
