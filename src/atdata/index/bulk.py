@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 import sqlalchemy as sa
@@ -16,29 +16,34 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from atdata.index import tables
 
-__all__ = ["Changes", "Many", "changes", "document"]
+__all__ = ["Changes", "InFile", "Many", "OnServer", "changes", "document"]
 
 _BYTES = 4 << 20  # of one document; the server takes up to 1 GiB
 _PLACE = "n"  # a row's place in its document
 
 
-class Many(NamedTuple):
-    """A change that is made for many rows.
+class Many(Protocol):
+    """A change that is made for many rows."""
+
+    def execute(self, connection: sa.Connection, rows: Sequence[Mapping[str, Any]]) -> Sequence[Any]:
+        """Make it for these rows, which have the columns as keys; returns what the statement returns, in any order."""
+
+
+class OnServer(NamedTuple):
+    """In PostgreSQL.
 
     Attributes:
-        one: the statement for one row; takes its columns.
-        together: the statement for all rows of a `document`; None where it would gain nothing.
+        one: the statement for one row.
+        together: the statement for all rows of a `document`.
     """
 
     one: sa.Executable
-    together: sa.Executable | None = None
+    together: sa.Executable
 
     def execute(self, connection: sa.Connection, rows: Sequence[Mapping[str, Any]]) -> Sequence[Any]:
-        """Make it, and return what the statements return, in any order."""
+        """See `Many.execute`."""
         if not rows:
             return []
-        if self.together is None:
-            return _all(connection.execute(self.one, rows))
         found: list[Any] = []
         for some, text in _documents(rows):
             if len(some) == 1:  # also one of hundreds of MB, which would be far more of them as a document
@@ -46,6 +51,26 @@ class Many(NamedTuple):
             else:
                 found += _all(connection.execute(self.together, {"rows": text}))
         return found
+
+
+class InFile:
+    """In SQLite, through its driver: SQLAlchemy would take several times as long as the row itself.
+
+    Args:
+        statement: the statement for one row.
+    """
+
+    def __init__(self, statement: sa.ClauseElement) -> None:
+        self._text = str(statement.compile(dialect=sqlite.dialect(paramstyle="named")))
+        self._returns = "RETURNING" in self._text
+
+    def execute(self, connection: sa.Connection, rows: Sequence[Mapping[str, Any]]) -> Sequence[Any]:
+        """See `Many.execute`."""
+        driver: Any = connection.connection.driver_connection
+        if self._returns:
+            return [found for row in rows for found in driver.execute(self._text, row)]
+        driver.executemany(self._text, rows)
+        return []
 
 
 def _all(result: sa.CursorResult[Any]) -> Sequence[Any]:
@@ -124,21 +149,21 @@ def _adding(
 ) -> Many:
     """Rows of these columns into their table."""
     insert: Any = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[dialect]
-    into = columns[0].table
-    statements = [insert(into)]
+    adding = insert(columns[0].table)
+    statements = [adding.values({c.name: sa.bindparam(c.name) for c in columns})]
     if dialect == "postgresql":
-        statements.append(insert(into).from_select([c.name for c in columns], document(*columns)))
+        statements.append(adding.from_select([c.name for c in columns], document(*columns)))
     if missing:
         statements = [statement.on_conflict_do_nothing() for statement in statements]
     if returning:
         statements = [statement.returning(*returning) for statement in statements]
-    return Many(*statements)
+    return InFile(statements[0]) if dialect == "sqlite" else OnServer(*statements)
 
 
 def _setting_latest(dialect: str) -> Many:
     change = sa.update(tables.datasets)
     one = change.where(tables.datasets.c.id == sa.bindparam("of")).values(latest=sa.bindparam("latest"))
     if dialect == "sqlite":
-        return Many(one)
+        return InFile(one)
     new = document(sa.Column("of", sa.BigInteger), sa.Column("latest", sa.BigInteger)).subquery("new")
-    return Many(one, change.where(tables.datasets.c.id == new.c.of).values(latest=new.c.latest))
+    return OnServer(one, change.where(tables.datasets.c.id == new.c.of).values(latest=new.c.latest))

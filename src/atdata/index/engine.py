@@ -174,7 +174,8 @@ class Database:
 def _begin_sqlite(connection: sa.Connection) -> None:
     # A writer takes its lock at once: a transaction that reads first could not be let in later.
     kind = "IMMEDIATE" if connection.get_execution_options().get("atdata_write") else "DEFERRED"
-    connection.exec_driver_sql(f"BEGIN {kind}")
+    driver: Any = connection.connection.driver_connection
+    driver.execute(f"BEGIN {kind}")
 
 
 def _log_ahead(connection: sqlite3.Connection) -> None:

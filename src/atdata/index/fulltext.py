@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import sqlalchemy as sa
 
-from atdata.index.bulk import Many
+from atdata.index.bulk import InFile, Many, OnServer
 
 __all__ = ["FullText", "full_text"]
 
@@ -47,14 +47,14 @@ _PUT_VECTORS = (
 )
 _ENGINES = {
     "sqlite": FullText(
-        Many(sa.text("INSERT OR REPLACE INTO atdata_words (rowid, words) VALUES (:id, :words)")),
+        InFile(sa.text("INSERT OR REPLACE INTO atdata_words (rowid, words) VALUES (:id, :words)")),
         sa.text("DELETE FROM atdata_words WHERE rowid = :id"),
         sa.text("SELECT rowid AS id FROM atdata_words WHERE atdata_words MATCH :query").columns(id=sa.BigInteger),
         '"%s"*',
         " ",
     ),
     "postgresql": FullText(
-        Many(
+        OnServer(
             sa.text(_PUT_VECTORS % "VALUES (:id, array_to_tsvector(string_to_array(:words, ' ')))"),
             sa.text(
                 _PUT_VECTORS % "SELECT id, array_to_tsvector(string_to_array(words, ' ')) "

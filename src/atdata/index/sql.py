@@ -86,6 +86,14 @@ _TAKEN = sa.select(_versions.c.dataset_id, _versions.c.rank, _versions.c.cid, _v
     _versions.c.dataset_id.in_(sa.bindparam("ids", expanding=True)),
     _versions.c.rank.in_(sa.bindparam("ranks", expanding=True)),
 )
+_SCHEMAS = sa.select(*(_schemas.c[name] for name in SchemaRow.__struct_fields__)).order_by(
+    _schemas.c.name, _schemas.c.rank
+)
+_SCHEMAS_NAMED = _SCHEMAS.where(_schemas.c.name == sa.bindparam("name"))
+_SCHEMA = _SCHEMAS_NAMED.where(_schemas.c.rank == sa.bindparam("rank"))
+_SCHEMA_IDS = sa.select(_schemas.c.id, _schemas.c.name, _schemas.c.version).where(
+    _schemas.c.name.in_(sa.bindparam("names", expanding=True))
+)
 _DROP_TAGS = sa.delete(_tags).where(_tags.c.dataset_id.in_(sa.bindparam("of", expanding=True)))
 
 
@@ -154,7 +162,7 @@ class SqlBackend:
     def _put_schema(self, connection: sa.Connection, row: SchemaRow, again: bool) -> None:
         values = {**msgspec.structs.asdict(row), "rank": row.rank}
         if connection.execute(self._add_schema, values).scalar() is None:
-            there = self._schema_rows(connection, _schemas.c.name == row.name, _schemas.c.rank == row.rank)
+            there = self._schema_rows(connection, row.name, row.rank)
             if not (again and there == [row]):
                 raise EntryExistsError(f"the index has schema {row.name}@{row.version} already")
 
@@ -167,7 +175,10 @@ class SqlBackend:
             return
         schema_ids = self._schema_ids(connection, {row.schema for row in rows if row.schema is not None})
         values = [_version_values(row, ids[row.name], schema_ids) for row in rows]
-        added = {(v.dataset_id, v.rank): v.id for v in self._many.versions.execute(connection, values)}
+        added = {
+            (dataset_id, rank): version_id
+            for version_id, dataset_id, rank in self._many.versions.execute(connection, values)
+        }
         version_ids = [added[ids[row.name], row.rank] for row in rows]
         unique = {part.digest: part for row in rows for part in row.parts}
         self._many.parts.execute(
@@ -230,8 +241,7 @@ class SqlBackend:
     def _schema_ids(self, connection: sa.Connection, wanted: set[tuple[str, str]]) -> dict[tuple[str, str], int]:
         found: dict[tuple[str, str], int] = {}
         for some in _chunks(sorted({name for name, _ in wanted})):
-            columns = sa.select(_schemas.c.id, _schemas.c.name, _schemas.c.version)
-            for s in connection.execute(columns.where(_schemas.c.name.in_(some))):
+            for s in connection.execute(_SCHEMA_IDS, {"names": some}):
                 found[s.name, s.version] = s.id
         for name, version in wanted:
             if (name, version) not in found:
@@ -328,23 +338,18 @@ class SqlBackend:
 
     def schemas(self, name: str, version: str | None = None) -> list[SchemaRow]:
         """See `Backend.schemas`."""
-        of_name = [_schemas.c.name == name]
-        if version is not None:
-            of_name.append(_schemas.c.rank == rank_of(version))
-        return self._database.read(lambda connection: self._schema_rows(connection, *of_name))
+        rank = None if version is None else rank_of(version)
+        return self._database.read(lambda connection: self._schema_rows(connection, name, rank))
 
     def all_schemas(self, after: tuple[str, str], limit: int) -> list[SchemaRow]:
         """See `Backend.all_schemas`."""
         name, rank = after
         later = sa.or_(_schemas.c.name > name, sa.and_(_schemas.c.name == name, _schemas.c.rank > rank))
-        return self._database.read(lambda connection: self._schema_rows(connection, later, limit=limit))
+        return [SchemaRow(*row) for row in self._selected(_SCHEMAS.where(later).limit(limit))]
 
-    def _schema_rows(
-        self, connection: sa.Connection, *where: sa.ColumnElement[bool], limit: int | None = None
-    ) -> list[SchemaRow]:
-        columns = [_schemas.c[name] for name in SchemaRow.__struct_fields__]
-        query = sa.select(*columns).where(*where).order_by(_schemas.c.name, _schemas.c.rank).limit(limit)
-        return [SchemaRow(*row) for row in connection.execute(query)]
+    def _schema_rows(self, connection: sa.Connection, name: str, rank: str | None) -> list[SchemaRow]:
+        rows = connection.execute(_SCHEMAS_NAMED if rank is None else _SCHEMA, {"name": name, "rank": rank})
+        return [SchemaRow(*row) for row in rows]
 
     def all_parts(self, start: str) -> Iterator[Part]:
         """See `Backend.all_parts`."""

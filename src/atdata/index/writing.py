@@ -22,7 +22,7 @@ from atdata.index.base import DatasetEntry
 from atdata.index.changes import change_between
 from atdata.index.details import Details
 from atdata.index.survey import survey
-from atdata.index.versions import FIRST, Version
+from atdata.index.versions import FIRST, Version, rank_of
 from atdata.samples.evolution import compare
 from atdata.samples.schema import Schema
 from atdata.shards.writer import default_key
@@ -207,7 +207,8 @@ class Writing:
         self, ds: Dataset[Any], name: str, version: str | None, schema_ref: str | None, details: Details
     ) -> DatasetEntry:
         """See `LocalIndex.insert_dataset`."""
-        self._refuse_taken(name, version)
+        if ds.located is None or any(ref.info is None for ref in ds.located.shards):
+            self._refuse_taken(name, version)  # before shards are read for it, which can take long
         stored = None if ds.located is None else ds.located.schema
         if schema_ref is None:
             _check_class(stored, ds.schema)
@@ -239,6 +240,8 @@ class Writing:
         """Add a version, together with its schema; counted from the latest when none is given."""
         while True:
             latest = self._ledger.latest(name)
+            if version is not None and latest is not None and rank_of(version) <= rank_of(latest.version):
+                self._refuse_taken(name, version)
             plan = make_plan()
             if version is None and latest is not None:
                 draft = Draft(name, latest.version, latest.version, plan, refs, details, ds)
