@@ -42,7 +42,7 @@ def bench(folder: Path, name: str, *options: str) -> dict[str, Any]:
         ("first_pass", 3, ["--peers", "webdataset", "--kind", "S"]),
         ("start_up", 1, ["--peers", "none"]),
         ("memory", 3, ["--peers", "none"]),
-        ("index", 11, ["--peers", "none"]),
+        ("index", 13, ["--peers", "none"]),
         ("proofs", 4, ["--peers", "none"]),
         ("atmosphere", 9, ["--peers", "none"]),
         ("published", 2, ["--peers", "none"]),
