@@ -53,10 +53,10 @@ def _run(ctx: Context, work: Workload, result: Result) -> None:
         )
     )
     if work is SMALL and "webdataset" in timings:
-        result.bars.append(Bar("batches, S: times webdataset", 60.0, *ratio(timings, "atdata", "webdataset")))
+        result.bars.append(Bar("batches, S: times webdataset", 100.0, *ratio(timings, "atdata", "webdataset")))
     if work is LARGE:
         result.bars.append(
-            Bar("batches, L: of a bare copy loop", 0.8, *ratio(timings, "atdata", "bare loop over mapped files"))
+            Bar("batches, L: of a bare copy loop", 0.85, *ratio(timings, "atdata", "bare loop over mapped files"))
         )
 
 

@@ -130,6 +130,14 @@ def arrow_take(work: Workload, dataset: Any, rows: Sequence[int]) -> Batch:
     return as_batch(work, dataset[list(rows)])
 
 
+def tars_dataset(work: Workload, shards: list[str]) -> Any:
+    """The samples of webdataset's shards, streamed and decoded as webdataset's own are."""
+    import datasets
+
+    found = datasets.load_dataset("webdataset", data_files=shards, split="train", streaming=True)
+    return found.map(peers.webdataset_decoder(work), remove_columns=["__key__", "__url__", "msgpack"])
+
+
 # -- ArrayRecord, read through grain ---------------------------------------------------------------------------------
 
 

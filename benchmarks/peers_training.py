@@ -215,12 +215,8 @@ def _arrow_iterable(part: Part, state: Any) -> Reading:
 
 
 def _tars_iterable(part: Part, state: Any) -> Reading:
-    import datasets
-
     shards = sorted(str(path) for path in part.folder.glob("*.tar"))
-    found = datasets.load_dataset("webdataset", data_files=shards, split="train", streaming=True)
-    found = found.map(peers.webdataset_decoder(part.work), remove_columns=["__key__", "__url__", "msgpack"])
-    return _iterable(part, found, state)
+    return _iterable(part, columnar.tars_dataset(part.work, shards), state)
 
 
 def _iterable(part: Part, found: Any, state: Any) -> Reading:

@@ -50,7 +50,7 @@ def run(ctx: Context) -> Result:
             "in one chunk.",
         )
     )
-    for label, want in (("MosaicML Streaming", 2.0), ("LitData", 10.0), ("LitData, tuned", 10.0)):
+    for label, want in (("MosaicML Streaming", 3.0), ("LitData", 10.0), ("LitData, tuned", 10.0)):
         if label in timings:
             result.bars.append(Bar(f"ds[i] at random, S: times {label}", want, *ratio(timings, "atdata", label)))
     return result

@@ -15,6 +15,13 @@ from workloads import LARGE, SMALL, Workload, chosen, summary
 TITLE = "Reading beside columnar formats"
 SIZE = 64
 RANDOM = 256
+_ROWS = (
+    "webdataset",
+    "Hugging Face datasets (webdataset)",
+    "grain + ArrayRecord",
+    "MosaicML Streaming",
+    "LitData",
+)
 
 
 def run(ctx: Context) -> Result:
@@ -44,6 +51,13 @@ def _in_order(ctx: Context, work: Workload, dataset: Any, result: Result) -> Non
     if peers.available(ctx, "datasets"):
         arrow = columnar.arrow_dataset(ctx, work)
         ways["Hugging Face datasets (Arrow)"] = lambda: columnar.arrow_batches(work, arrow, SIZE)
+    if peers.available(ctx, "webdataset"):
+        shards = peers.webdataset_shards(ctx, work)
+        if peers.available(ctx, "datasets"):
+            tars = columnar.tars_dataset(work, shards)
+            ways["Hugging Face datasets (webdataset)"] = lambda: _collated(work, tars)
+        made = peers.webdataset_samples(work, shards)
+        ways["webdataset"] = lambda: _collated(work, made)
     if peers.available(ctx, "grain"):
         source = columnar.grain_source(ctx, work)
         ways["grain + ArrayRecord"] = lambda: columnar.grain_batches(ctx, work, source, SIZE)
@@ -60,7 +74,7 @@ def _in_order(ctx: Context, work: Workload, dataset: Any, result: Result) -> Non
     for name, want in (("LitData", 3.0), ("Lance", 0.5), ("Parquet", 0.5)) if work is SMALL else ():
         if name in timings:
             result.bars.append(Bar(f"batches, {work.letter}: of {name}", want, *ratio(timings, "atdata", name)))
-    rows = [name for name in ("grain + ArrayRecord", "MosaicML Streaming", "LitData") if name in timings]
+    rows = [name for name in _ROWS if name in timings]
     if work is LARGE and rows:
         best = min(rows, key=lambda name: timings[name].median)
         text = f"batches, L: times the fastest row-oriented peer ({best})"

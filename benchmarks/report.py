@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from harness import Bar, Grid, Result, Table
 
 BEGIN = "<!-- results: written by run.py -->"
+_OF_A_RUN = ("day", "load", "load_after", "rounds", "seconds")
 END = "<!-- end of results -->"
 
 
@@ -100,15 +103,19 @@ def _markdown(rows: list[tuple[str, ...]]) -> list[str]:
     return out + ["| " + " | ".join(row) + " |" for row in body]
 
 
-def as_markdown(state: dict[str, Any], results: dict[str, Result]) -> str:
+def as_markdown(state: dict[str, Any], runs: dict[str, dict[str, Any]]) -> str:
     """The section of README.md."""
+    results = {name: Result.from_json(run["result"]) for name, run in runs.items()}
     machine = state["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in state["versions"].items())
     out = [
         f"**Machine**: {machine['cpu']}, {machine['cores']} cores, {machine.get('memory', '?')}, {machine['system']}, "
-        f"Python {machine['python']}. **Load** (1, 5, 15 minutes) before: {machine['load']}, after: "
-        f"{state['load_after']}. {state['rounds']} rounds, {state['seconds'] / 60:.0f} minutes in all; files are in "
-        f"the page cache. {versions}.",
+        f"Python {machine['python']}; files are in the page cache. {versions}.",
+        "",
+        *_markdown(
+            [("part", "day", "load before (1, 5, 15 min)", "load after", "rounds", "seconds")]
+            + [(name, *(str(run[key]) for key in _OF_A_RUN)) for name, run in runs.items()]
+        ),
         "",
         "![What was measured, as a multiple of what is promised](results.png)",
         "",
@@ -133,16 +140,25 @@ def as_markdown(state: dict[str, Any], results: dict[str, Result]) -> str:
     return "\n".join(out)
 
 
-def write(folder: Path, state: dict[str, Any], results: dict[str, Result]) -> None:
-    """README.md's section between its markers, and results.png beside it."""
+def write(folder: Path, state: dict[str, Any], runs: dict[str, dict[str, Any]], order: Sequence[str] = ()) -> None:
+    """README.md's section between its markers, and results.png beside it.
+
+    What was found is kept in results.json; of parts that are not among `runs` that is shown which stands there. They
+    come in `order`.
+    """
+    kept = folder / "results.json"
+    before = json.loads(kept.read_text()) if kept.exists() else {}
+    runs = {**before, **runs}
+    runs = {name: runs[name] for name in sorted(runs, key=lambda name: [*order, name].index(name))}
+    kept.write_text(json.dumps(runs, indent=1) + "\n")
     readme = folder / "README.md"
     text = readme.read_text()
-    before, begin, rest = text.partition(BEGIN)
+    start, begin, rest = text.partition(BEGIN)
     _, end, after = rest.partition(END)
     assert begin, f"{readme} has lost its first marker"
     assert end, f"{readme} has lost its second marker"
-    readme.write_text(f"{before}{begin}\n\n{as_markdown(state, results)}\n{end}{after}")
-    plot(folder / "results.png", results)
+    readme.write_text(f"{start}{begin}\n\n{as_markdown(state, runs)}\n{end}{after}")
+    plot(folder / "results.png", {name: Result.from_json(run["result"]) for name, run in runs.items()})
 
 
 def plot(path: Path, results: dict[str, Result]) -> bool:

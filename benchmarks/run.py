@@ -25,6 +25,7 @@ SCENARIOS = (
     "reading",
     "dataloader",
     "correctness",
+    "resume",
     "disk_bytes",
     "first_pass",
     "start_up",
@@ -87,20 +88,24 @@ def _all(options: argparse.Namespace) -> int:
     began = time.time()
     state = {"machine": machine(), "versions": versions(), "scale": options.scale, "rounds": options.rounds}
     results: dict[str, Result] = {}
+    runs: dict[str, dict[str, Any]] = {}
     for name in options.only or SCENARIOS:
-        start = time.perf_counter()
+        start, load = time.perf_counter(), machine()["load"]
         results[name] = Result.from_json(_run(name, options))
+        seconds = round(time.perf_counter() - start)
         print(report.as_text(results[name]))
-        print(f"({name}: {time.perf_counter() - start:.0f} s)\n", flush=True)
-    state["load_after"] = machine()["load"]
+        print(f"({name}: {seconds} s)\n", flush=True)
+        runs[name] = {
+            "day": time.strftime("%Y-%m-%d"), "load": load, "load_after": machine()["load"], "seconds": seconds,
+            "rounds": options.rounds, "result": results[name].to_json(),
+        }  # fmt: skip
     state["seconds"] = round(time.time() - began)
     print(report.bars_as_text(results))
     if options.out:
-        plain = {name: result.to_json() for name, result in results.items()}
-        options.out.write_text(json.dumps({**state, "results": plain}, indent=1))
-    # A part of the scenarios, or of the data, is not what README.md is to show.
-    if not (options.no_report or options.only or options.kind) and options.scale == 1.0:
-        report.write(HERE, state, results)
+        options.out.write_text(json.dumps({**state, "runs": runs}, indent=1))
+    # A part of the data is not what README.md is to show; of parts that were not run it shows what it had.
+    if not (options.no_report or options.kind) and options.scale == 1.0:
+        report.write(HERE, state, runs, SCENARIOS)
     missed = [bar for result in results.values() for bar in result.bars if not bar.passed]
     return 1 if missed and options.strict else 0
 

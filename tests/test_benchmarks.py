@@ -38,6 +38,7 @@ def bench(folder: Path, name: str, *options: str) -> dict[str, Any]:
         ("random_access", 0, ["--peers", "none"]),
         ("reading", 6, ["--peers", "pyarrow"]),
         ("dataloader", 1, ["--peers", "webdataset,torch", "--kind", "S"]),
+        ("resume", 3, ["--peers", "none"]),
         ("disk_bytes", 1, ["--peers", "webdataset"]),
         ("first_pass", 3, ["--peers", "webdataset", "--kind", "S"]),
         ("start_up", 1, ["--peers", "none"]),
@@ -57,7 +58,7 @@ def bench(folder: Path, name: str, *options: str) -> dict[str, Any]:
 def test_a_scenario_runs_and_its_contenders_agree(tmp_path: Path, name: str, bars: int, options: list[str]) -> None:
     before = (BENCHMARKS / "README.md").read_bytes()
     found = bench(tmp_path, name, *options)
-    result = found["results"][name]
+    result = found["runs"][name]["result"]
     assert len(result["bars"]) == bars
     for table in result["tables"]:
         assert table["rows"][0]["name"].startswith(("atdata", "import atdata"))
@@ -68,7 +69,7 @@ def test_a_scenario_runs_and_its_contenders_agree(tmp_path: Path, name: str, bar
 
 @pytest.mark.slow
 def test_what_a_training_is_given_is_counted(tmp_path: Path) -> None:
-    result = bench(tmp_path, "correctness", "--peers", "webdataset")["results"]["correctness"]
+    result = bench(tmp_path, "correctness", "--peers", "webdataset")["runs"]["correctness"]["result"]
     assert [bar["got"] for bar in result["bars"]] == [0] * 4
     assert {row["name"] for table in result["tables"] for row in table["rows"]} == {"atdata"}
     (grid,) = result["grids"]
@@ -118,15 +119,20 @@ def test_the_report_says_what_was_missed(modules: Any, tmp_path: Path) -> None:
     tables = [harness.Table("Work", "samples/s", rows, "A note.")]
     results = {"x": harness.Result(tables, bars, ["litdata"], [grid])}
     assert harness.Result.from_json(results["x"].to_json()) == results["x"]
-    state = {"machine": harness.machine(), "versions": {"atdata": "0"}, "load_after": "0", "rounds": 1, "seconds": 1}
+    state = {"machine": harness.machine(), "versions": {"atdata": "0"}}
+    run = {"day": "2026-01-02", "load": "0", "load_after": "0", "rounds": 1, "seconds": 1}
     assert "1 of 2 kept" in report.bars_as_text(results)
     (tmp_path / "README.md").write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
     report.plot = lambda path, results: False
-    report.write(tmp_path, state, results)
+    earlier = harness.Result(bars=[harness.Bar("of an earlier run", 1, 2, 2, 2)])
+    report.write(tmp_path, state, {"w": {**run, "result": earlier.to_json()}}, ["x", "w"])
+    report.write(tmp_path, state, {"x": {**run, "result": results["x"].to_json()}}, ["x", "w"])
     text = (tmp_path / "README.md").read_text()
     assert text.startswith("before\n")
     assert text.endswith("after\n")
     assert "old" not in text
+    assert text.index("| speed |") < text.index("| of an earlier run | ≥ 1× | 2× |  | pass |")
+    assert "| x | 2026-01-02 | 0 | 0 | 1 | 1 |" in text
     assert "| speed | ≥ 15× | 12.3× | 11 – 13 | MISS |" in text
     assert "- Work: other, 100 samples/s against 1,230" not in text, "what is slower is not ahead"
     assert "| size | ≤ 0.55 | 0.5 |  | pass |" in text

@@ -270,6 +270,7 @@ from torch.utils.data import DataLoader
 
 def deadly(item):
     if item.number == 0:
+        print(os.getpid(), flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
     return item
 
@@ -282,7 +283,9 @@ def test_a_killed_worker_ends_the_iteration_with_an_error(folder: Path) -> None:
         [sys.executable, "-c", KILLED, str(folder)], capture_output=True, text=True, check=False, timeout=120
     )
     assert done.returncode == 1
-    assert re.search(r"DataLoader worker \(pid.*\) (is killed|exited unexpectedly)", done.stderr), done.stderr
+    named = re.search(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\) (?:is killed|exited unexpectedly)", done.stderr)
+    assert named is not None, done.stderr
+    assert named[1] == done.stdout.strip(), "which worker it was is said"
 
 
 def test_errors_pass_from_process_to_process(dataset: Any) -> None:
