@@ -190,9 +190,13 @@ def test_a_lens_that_fits_nothing_spoils_no_other(
     nowhere = {**hostile, "name": "nowhere", "targetSchema": f"at://{index.client.did}/science.alt.dataset.schema/none"}
     index.client.put_record(LENS, "3llens222222c", hostile)
     index.client.put_record(LENS, "3llens222222d", nowhere)
+    gone = {**hostile, "name": "gone", "sourceSchema": f"at://did:plc:{'a' * 24}/science.alt.dataset.schema/none"}
+    index.client.put_record(LENS, "3llens222222e", gone)
     with pytest.raises(SchemaError) as caught:
         atdata.load_dataset(name, Shot)
     assert "no lens leads from Photo" in str(caught.value)
     assert "Photo has no field 'no_such_field'" in str(caught.value)
+    for unusable in ("hostile: ", "nowhere: there is no schema at", "gone: "):
+        assert unusable in str(caught.value)
     index.publish_lens(DECLARED)
     assert [shot.label for shot in atdata.load_dataset(name, Shot)] == ["photo 0", "photo 1", "photo 2"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import itertools
 import json
 import subprocess
 import sys
@@ -333,6 +334,23 @@ def test_more_lenses_than_can_be_searched(index: atdata.LocalIndex, monkeypatch:
     with pytest.raises(SchemaError, match="5 lenses of the index may lead from T0 to T5, too many to search"):
         atdata.load_dataset("t", classes[5], index=index)
     assert len(atdata.load_dataset("t", classes[3], index=index)) == 1
+
+
+@in_a_file
+def test_an_index_that_lists_without_an_end(index: atdata.LocalIndex) -> None:
+    """As a stranger's server may."""
+    index.publish_lens(TERMS)
+
+    class Endless:
+        def __getattr__(self, name: str) -> Any:
+            return getattr(index, name)
+
+        def list_lenses(self) -> Iterator[Any]:
+            (stored,) = index.list_lenses()
+            return itertools.repeat(stored)
+
+    with pytest.raises(SchemaError, match="more than 10,000 lenses, too many to search: read the data as it is stored"):
+        atdata.load_dataset("words", Term, index=Endless())  # type: ignore[arg-type]
 
 
 # -- several writers -----------------------------------------------------------------------------------------------

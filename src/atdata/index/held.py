@@ -7,11 +7,13 @@ from typing import Any, NamedTuple
 
 from atdata.errors import (
     AtdataError,
+    AtmosphereError,
     EntryNotFoundError,
     LensNotFoundError,
     LensRecordError,
-    RecordError,
+    RateLimitError,
     SchemaError,
+    UnreachableError,
 )
 from atdata.index.lenses import StoredLens
 from atdata.lenses.lens import Lens
@@ -27,8 +29,11 @@ __all__ = ["HeldLenses"]
 _PLACE = "the index"  # what messages say in the place of a module
 _LISTED = 3
 _MOST = 500  # lenses that are searched through; far more than anybody has, and few enough to be searched
-# What makes one lens unusable, and says nothing of the others.
-_UNUSABLE = (EntryNotFoundError, SchemaError, LensRecordError, RecordError)
+_LISTED_MOST = 10_000  # that are looked at: a stranger's server may list without an end
+_INSTEAD = "read the data as it is stored, without a class, and see it through the lens that you mean, with as_type"
+# What makes one lens unusable, and says nothing of the others: it, or an account that it names, is gone or malformed.
+_UNUSABLE = (EntryNotFoundError, SchemaError, LensRecordError, AtmosphereError)
+_PASSING = (UnreachableError, RateLimitError)  # but then nobody knows what the lens would have said
 _Key = tuple[str, str]  # name and identifier of a schema
 _Found = tuple[StoredLens, tuple[Schema, Schema]]
 
@@ -63,6 +68,9 @@ class HeldLenses:
         index: with `list_lenses` and `get_lens`; one without, or None, holds none.
         stored: the class of the data.
         wanted: the class to be seen.
+
+    Raises:
+        SchemaError: there are more lenses than can be searched.
     """
 
     def __init__(self, index: Any, stored: type, wanted: type) -> None:
@@ -81,9 +89,14 @@ class HeldLenses:
     def _newest(self) -> list[_Found]:
         listing = getattr(self._index, "list_lenses", None)
         newest: dict[tuple[str, ...], _Found] = {}
-        for each in listing() if callable(listing) else ():
+        for number, each in enumerate(listing() if callable(listing) else ()):
+            if number == _LISTED_MOST:
+                raise SchemaError(f"the index has more than {_LISTED_MOST:,} lenses, too many to search: {_INSTEAD}")
             try:
                 source, view = each.schemas
+            except _PASSING as error:
+                error.add_note(f"a schema of the lens {each.name} ({each.uri}) is there; to do without: {_INSTEAD}")
+                raise
             except _UNUSABLE as error:
                 self._pass_over(each, error)
                 continue
@@ -184,8 +197,7 @@ def _useful(found: Sequence[_Found], stored: type, wanted: type) -> list[_Found]
     if len(useful) > _MOST:
         raise SchemaError(
             f"{len(useful):,} lenses of the index may lead from {stored.__name__} to {wanted.__name__}, too many to "
-            "search: read the data as it is stored, without a class, and see it through the lens that you mean, with "
-            "as_type"
+            f"search: {_INSTEAD}"
         )
     return useful
 

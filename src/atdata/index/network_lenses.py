@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Any
 
 from atdata.atmosphere.client import Record
@@ -19,6 +20,8 @@ from atdata.lenses.references import CodeReference
 from atdata.samples.schema import Schema
 
 __all__ = ["lens_record", "lenses_in", "proved"]
+
+_MOST = 10_000  # schemas of one listing, which a stranger's server may go on with for ever
 
 
 def stored_lens(record: Record, schema: Callable[[str], Schema]) -> StoredLens:
@@ -58,7 +61,7 @@ def lenses_in(place: Repository, schema: Callable[[str], Schema]) -> Iterator[St
         place: the account.
         schema: gives the schema at an address, proved; what the account's server lists of the account's own is not.
     """
-    listed = functools.cache(lambda: {row.uri: schema_of(row) for row in place.listed_schemas()})
+    listed = functools.cache(lambda: {row.uri: schema_of(row) for row in islice(place.listed_schemas(), _MOST)})
 
     def known(address: str) -> Schema:
         own = listed().get(address) if address.startswith(f"at://{place.did}/") else None
