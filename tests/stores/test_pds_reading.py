@@ -167,6 +167,7 @@ def test_the_next_shards_are_fetched_while_one_is_read(account, make_proxy, logi
     wait_for(lambda: len({r.path.rpartition("cid=")[2] for r in proxy.requests("GET")} & shards) >= 3)
     got += reader
     assert sorted(got, key=lambda sample: sample.label) == probes(60)
+    assert proxy.requests("HEAD") == []  # the record says how long everything is
 
 
 def wait_for(condition, seconds=60):

@@ -191,13 +191,14 @@ class Opener:
         if far and ref.info is not None and info is None:
             return None  # the record says that there is none: no need to ask the server
         url = self._opening.manifest(ref.url, ref.info)
-        data = None if url is None else self._read_beside(ref, url)
+        expected = None if info is None else info.size
+        data = None if url is None else self._read_beside(ref, url, expected)
         if data is None:
             return None  # an accelerator: everything works without it
         if info is not None:
             got = hashlib.sha256(data).hexdigest()
             if got != info.sha256 and far and url is not None:  # it may have been damaged on the way
-                data = self._read_beside(ref, url) or b""
+                data = self._read_beside(ref, url, expected) or b""
                 got = hashlib.sha256(data).hexdigest()
             if got != info.sha256:
                 raise IntegrityError(
@@ -216,8 +217,8 @@ class Opener:
             )
         return manifest
 
-    def _read_beside(self, ref: ShardRef, url: str) -> bytes | None:
+    def _read_beside(self, ref: ShardRef, url: str, size: int | None) -> bytes | None:
         path = self._opening.path(ref.url)
         if path is None:
-            return self._opening.read(url)
+            return self._opening.read(url, size)
         return Opening().read(url)  # a stranger's `read_url` knows its own shards only

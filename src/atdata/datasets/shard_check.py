@@ -165,7 +165,7 @@ class ShardCheck:
         if url is None:
             return None
         self._found.beside.append(url)
-        data = self._opening.read(url)
+        data = self._opening.read(url, None if info is None else info.size)
         if data is None:
             if info is not None:
                 self._wrong(ManifestError("the manifest is not there; `atdata manifest build` makes it again"), url=url)

@@ -184,10 +184,16 @@ class Opening:
             raise StoreError(f"{scheme}:// URLs cannot be read; {_KINDS} can", url=url)
         return RemoteObject(store, address, size)
 
-    def read(self, url: str) -> bytes | None:
-        """A small file (a record, a manifest), whole; None when there is none."""
+    def read(self, url: str, size: int | None = None) -> bytes | None:
+        """A small file (a record, a manifest), whole; None when there is none.
+
+        Args:
+            url: the file.
+            size: what its size in bytes is said to be. Of a blob that is believed, and its server not asked: its URL
+                is what it contains.
+        """
         try:
-            found = self.open(url)
+            found = self.open(url, size if url.startswith(_NETWORK) else None)
             if isinstance(found, LocalObject):
                 return found.read(0, found.size)
             data = _fetched(found)
