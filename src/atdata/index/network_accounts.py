@@ -90,7 +90,7 @@ class Accounts:
         if len(hits) > 1:
             raise EntryFormError(f"several accounts have {ref}: say which, {' or '.join(h.uri for h in hits[:3])}")
         if not hits:
-            raise EntryNotFoundError(self._missing(ref, places))
+            raise EntryNotFoundError(self._missing(ref, places, parsed.actor))
         return hits[0]
 
     def holding(self, name: str) -> tuple[Repository, str]:
@@ -117,8 +117,9 @@ class Accounts:
                 if wanted <= set(entry.tags) and _has_schema(place, entry, schema) and _has_words(place, entry, words):
                     yield entry
 
-    def _missing(self, ref: Ref, places: Sequence[Repository]) -> str:
-        where = ", ".join(self._shown(place.did) for place in places)
+    def _missing(self, ref: Ref, places: Sequence[Repository], actor: str | None) -> str:
+        named = actor is not None and not is_me(actor)
+        where = f"@{actor}" if named else ", ".join(self._shown(place.did) for place in places)
         if ref.name is None:
             return f"no version in {where} has the content {ref.cid}"
         known = [entry for place in places for entry in place.versions(ref.name)]
