@@ -129,6 +129,7 @@ def test_a_folder_is_published_under_a_name(as_: Any, alice: LocalAccount, datas
     told = said(mine("publish", f"{dataset}/", "--as", "team/signs", "--blobs", "--license", "MIT", "--json"))
     assert told["ref"] == f"@{alice.handle}/team/signs"
     assert said(mine("show", "@me/team/signs", "--json"))["license"] == "MIT"
+    assert [d["name"] for d in said(mine("ls", f"at://{alice.did}", "--json"))["datasets"]] == ["team/signs"]
     assert [d["name"] for d in said(mine("search", "signs", "--index", "@me", "--json"))["datasets"]] == ["team/signs"]
     assert said(mine("inspect", "@me/team/signs", "--json"))["samples"] == 150
     verified = said(mine("verify", "@me/team/signs", "--deep", "--json"))

@@ -326,8 +326,9 @@ def test_me_is_whoever_is_logged_in(
     ):
         with pytest.raises(LoginError, match="nobody is logged in: run atdata login"):
             act()
-    with pytest.raises(EntryFormError, match=r"'@me' names nothing on the network: write @HANDLE/NAME.* or @me/NAME"):
-        atdata.load_dataset("@me")
+    for nothing in ("@me", "@me/", "@ME/digits", "@you/digits"):
+        with pytest.raises(EntryFormError, match=rf"'{nothing}' names nothing on the network.* or @me/NAME"):
+            atdata.load_dataset(nothing)
 
 
 def test_a_schema_of_another_account_can_be_used(login: Login, alice: Atmosphere, web: WebServer) -> None:

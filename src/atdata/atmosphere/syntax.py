@@ -65,10 +65,10 @@ def is_me(text: str) -> bool:
     """Whether `text` means the account that is logged in, whichever that is: `@me`. No handle is one word.
 
     Example:
-        >>> is_me("@me"), is_me("me"), is_me("me.example.org")
-        (True, True, False)
+        >>> is_me("@me"), is_me("me"), is_me("@me.example.org")
+        (True, False, False)
     """
-    return text.removeprefix("@") == "me"
+    return text == "@me"
 
 
 def is_nsid(text: str) -> bool:

@@ -32,11 +32,12 @@ def parted(ref: str) -> tuple[str, str]:
     Example:
         >>> parted("@alice.example.org/vision/digits@1.0.0")
         ('@alice.example.org', 'vision/digits@1.0.0')
-        >>> parted("@me"), parted("at://did:plc:x/science.alt.dataset.entry/3k")
-        (('@me', ''), ('@did:plc:x', 'at://did:plc:x/science.alt.dataset.entry/3k'))
+        >>> parted("@me"), parted("at://did:plc:x"), parted("at://did:plc:x/science.alt.dataset.entry/3k")
+        (('@me', ''), ('@did:plc:x', ''), ('@did:plc:x', 'at://did:plc:x/science.alt.dataset.entry/3k'))
     """
     if ref.startswith("at://"):
-        return "@" + ref.removeprefix("at://").partition("/")[0], ref
+        account, _, path = ref.removeprefix("at://").partition("/")
+        return f"@{account}", ref if path else ""
     account, _, rest = ref.partition("/")
     return account, rest
 
@@ -67,4 +68,4 @@ def account_index(account: str) -> Iterator[AtmosphereIndex]:
     if account == "@":
         raise EntryFormError("name an account, such as @alice.example.org, or @me")
     with Atmosphere() as client:
-        yield AtmosphereIndex(client, repo=account[1:])
+        yield AtmosphereIndex(client, repo=account if account == MINE else account[1:])

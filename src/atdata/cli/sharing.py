@@ -93,7 +93,7 @@ def _check_own(client: Atmosphere, to: str) -> None:
     if to == MINE:
         return
     if not to.startswith("@") or "/" in to:
-        raise EntryFormError(f"{to!r:.120} is no account: write --to @me, or the handle that is logged in")
+        raise EntryFormError(f"{to!r:.120} is no account: write --to @me, or the @HANDLE that is logged in")
     if client.resolve(to).did != client.did:
         raise EntryFormError(
             f"{clean(to)} is not logged in here, and {clean(client.handle or client.did or '')} is: only an account's "

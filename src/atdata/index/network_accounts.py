@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from atdata.atmosphere.client import Atmosphere
-from atdata.atmosphere.syntax import is_did, is_me, normal_handle
+from atdata.atmosphere.syntax import is_did, is_handle, is_me, normal_handle
 from atdata.errors import CatalogError, EntryFormError, EntryNotFoundError
 from atdata.index.names import Ref
 from atdata.index.network_entry import AtmosphereEntry
@@ -139,7 +139,7 @@ class Accounts:
     def _shown(self, did: str) -> str:
         if did == self.client.did and self.client.handle is not None:
             return f"@{self.client.handle}"
-        return next((f"@{a}" for a in self.actors if not is_did(a) and self.of(a).did == did), did)
+        return next((f"@{a}" for a in self.actors if is_handle(a) and self.of(a).did == did), did)
 
 
 def _has_schema(place: Repository, entry: AtmosphereEntry, schema: SchemaRef | None) -> bool:

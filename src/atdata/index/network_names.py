@@ -18,7 +18,7 @@ class NetworkRef(NamedTuple):
     """What a reference to a dataset says.
 
     Attributes:
-        actor: handle or DID of the account that has it, or `me`; None for those of the index.
+        actor: handle or DID of the account that has it, or `@me`; None for those of the index.
         ref: which dataset and version; None where `uri` says so.
         uri: the address of a record.
     """
@@ -45,12 +45,16 @@ def split_actor(text: str) -> tuple[str | None, str]:
 
     Example:
         >>> split_actor("@alice.example.org/vision/digits"), split_actor("@me/digits"), split_actor("digits@1.0.0")
-        (('alice.example.org', 'vision/digits'), ('me', 'digits'), (None, 'digits@1.0.0'))
+        (('alice.example.org', 'vision/digits'), ('@me', 'digits'), (None, 'digits@1.0.0'))
     """
     if not text.startswith("@") or text.startswith("@local/"):
         return None, text
-    actor, slash, rest = text[1:].partition("/")
-    if not (is_did(actor) or is_handle(actor) or is_me(actor)) or not slash or not rest:
+    actor, _, rest = text[1:].partition("/")
+    if is_me(f"@{actor}"):
+        actor = f"@{actor}"
+    elif not (is_did(actor) or is_handle(actor)):
+        rest = ""
+    if not rest:
         raise EntryFormError(
             f"{shown(text)} names nothing on the network: write @HANDLE/NAME, for example @alice.example.org/digits, "
             "or @me/NAME"
