@@ -240,7 +240,9 @@ def _say(ctx: Context, result: Result, rows: list[list[str]]) -> None:
     asked = (f"an epoch of {same}", f"killed and resumed by {same}", f"resumed by {workers}", f"resumed by {ranks}")
     for cell, what in zip(rows[0][1:], asked, strict=False):
         bad = sum(int(part.replace(",", "")) for part in cell.split(" / "))
-        result.bars.append(Bar(f"samples dropped or repeated, {what}", 0, bad, bad, bad, at_least=False, unit=""))
+        result.bars.append(
+            Bar(f"samples dropped or repeated, {what}", 0, bad, bad, bad, at_least=False, unit="samples")
+        )
 
 
 # -- how soon it goes on ---------------------------------------------------------------------------------------------

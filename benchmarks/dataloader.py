@@ -68,7 +68,7 @@ def _run(ctx: Context, work: Workload, result: Result) -> None:
         alone = ratio(timings, "atdata, 2 workers", "atdata, in this process")
         # What the machine cannot do is not asked: of the two, that which asks for less.
         shares = [max(a / 0.9, b / 1.3) for a, b in zip(bare, alone, strict=True)]
-        text = "DataLoader, L, 2 workers: of 1.3 times none, or of 0.9 of a bare copy loop in 2, what is less"
+        text = "DataLoader, L, 2 workers: of the lower of 1.3 times none, 0.9 times bare"
         result.bars.append(Bar(text, 1.0, *shares))
     if "webdataset, 2 workers" in timings:
         found = ratio(timings, "atdata, 2 workers", "webdataset, 2 workers")

@@ -11,7 +11,7 @@ from typing import Any
 from harness import Bar, Grid, Result, Table
 
 BEGIN = "<!-- results: written by run.py -->"
-_OF_A_RUN = ("day", "load", "load_after", "rounds", "seconds")
+_OF_A_RUN = ("day", "cpu", "load", "load_after", "rounds", "seconds")
 END = "<!-- end of results -->"
 
 
@@ -109,11 +109,12 @@ def as_markdown(state: dict[str, Any], runs: dict[str, dict[str, Any]]) -> str:
     machine = state["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in state["versions"].items())
     out = [
-        f"**Machine**: {machine['cpu']}, {machine['cores']} cores, {machine.get('memory', '?')}, {machine['system']}, "
-        f"Python {machine['python']}; files are in the page cache. {versions}.",
+        f"**Machine** of the last run: {machine['cpu']}, {machine['cores']} cores, "
+        f"{machine.get('memory', '?')}, {machine['system']}, Python {machine['python']}; files are in the "
+        f"page cache. {versions}.",
         "",
         *_markdown(
-            [("part", "day", "load before (1, 5, 15 min)", "load after", "rounds", "seconds")]
+            [("part", "day", "processor", "load before (1, 5, 15 min)", "load after", "rounds", "seconds")]
             + [(name, *(str(run[key]) for key in _OF_A_RUN)) for name, run in runs.items()]
         ),
         "",
@@ -186,9 +187,9 @@ def plot(path: Path, results: dict[str, Result]) -> bool:
         axes.plot(ends, [y, y], color="black", linewidth=1.2, marker="|", markersize=6)
         _, wanted, got, _, verdict = _bar_cells(bar)
         axes.text(1.02, y, got, va="center", fontsize=9, transform=beside)
-        axes.text(1.17, y, wanted, va="center", fontsize=9, transform=beside)
-        axes.text(1.32, y, verdict, va="center", fontsize=9, transform=beside)
-    for x, head in ((1.02, "measured"), (1.17, "promised"), (1.32, "verdict")):
+        axes.text(1.26, y, wanted, va="center", fontsize=9, transform=beside)
+        axes.text(1.52, y, verdict, va="center", fontsize=9, transform=beside)
+    for x, head in ((1.02, "measured"), (1.26, "promised"), (1.52, "verdict")):
         axes.text(x, len(bars) - 0.3, head, va="bottom", fontsize=9, fontweight="bold", transform=beside)
     axes.axvline(1, color="black", linewidth=1)
     axes.set_yticks(range(len(bars)), [bar.text for bar in reversed(bars)], fontsize=9)

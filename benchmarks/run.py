@@ -96,8 +96,9 @@ def _all(options: argparse.Namespace) -> int:
         print(report.as_text(results[name]))
         print(f"({name}: {seconds} s)\n", flush=True)
         runs[name] = {
-            "day": time.strftime("%Y-%m-%d"), "load": load, "load_after": machine()["load"], "seconds": seconds,
-            "rounds": options.rounds, "result": results[name].to_json(),
+            "day": time.strftime("%Y-%m-%d"), "cpu": machine()["cpu"], "load": load,
+            "load_after": machine()["load"], "seconds": seconds, "rounds": options.rounds,
+            "result": results[name].to_json(),
         }  # fmt: skip
     state["seconds"] = round(time.time() - began)
     print(report.bars_as_text(results))

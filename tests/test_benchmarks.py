@@ -120,7 +120,7 @@ def test_the_report_says_what_was_missed(modules: Any, tmp_path: Path) -> None:
     results = {"x": harness.Result(tables, bars, ["litdata"], [grid])}
     assert harness.Result.from_json(results["x"].to_json()) == results["x"]
     state = {"machine": harness.machine(), "versions": {"atdata": "0"}}
-    run = {"day": "2026-01-02", "load": "0", "load_after": "0", "rounds": 1, "seconds": 1}
+    run = {"day": "2026-01-02", "cpu": "Z80", "load": "0", "load_after": "0", "rounds": 1, "seconds": 1}
     assert "1 of 2 kept" in report.bars_as_text(results)
     (tmp_path / "README.md").write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
     report.plot = lambda path, results: False
@@ -132,7 +132,7 @@ def test_the_report_says_what_was_missed(modules: Any, tmp_path: Path) -> None:
     assert text.endswith("after\n")
     assert "old" not in text
     assert text.index("| speed |") < text.index("| of an earlier run | ≥ 1× | 2× |  | pass |")
-    assert "| x | 2026-01-02 | 0 | 0 | 1 | 1 |" in text
+    assert "| x | 2026-01-02 | Z80 | 0 | 0 | 1 | 1 |" in text
     assert "| speed | ≥ 15× | 12.3× | 11 – 13 | MISS |" in text
     assert "- Work: other, 100 samples/s against 1,230" not in text, "what is slower is not ahead"
     assert "| size | ≤ 0.55 | 0.5 |  | pass |" in text
