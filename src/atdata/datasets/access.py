@@ -315,7 +315,7 @@ class Access:
             return shard.sample(sample_type, row)
         if isinstance(shard, BufferShard) and shard.manifest is not None:
             if not found.checked:
-                checks.check_rows(shard, slice(row, row + 1))
+                checks.check_row(shard, row)
             return shard.sample(sample_type, row)
         for sample in self._whole(number).samples(sample_type, row, row + 1):
             return sample
