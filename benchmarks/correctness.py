@@ -55,9 +55,8 @@ class Training:
         self._save_after = save_after
         self.out = Path(tempfile.mkdtemp(prefix="training-", dir=ctx.data))
         folder = peer.prepare(ctx, COUNTED)
-        if peer.package == "streaming":  # what it says to do after processes were killed
-            with peers.quiet():
-                peers.streaming().base.util.clean_stale_shared_memory()
+        self._streaming = peer.package == "streaming"
+        self._clean()
         self._processes = []
         for rank in range(self.ranks):
             part = training.Part(folder, COUNTED, COUNTED.count(ctx), rank, self.ranks, workers, BATCH // self.ranks)
@@ -131,11 +130,17 @@ class Training:
             assert process.stdin is not None
             process.stdin.close()
 
+    def _clean(self) -> None:
+        if self._streaming:  # what it says to do after processes were killed
+            with peers.quiet():
+                peers.streaming().base.util.clean_stale_shared_memory()
+
     def __enter__(self) -> Training:
         return self
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+        self._clean()
         shutil.rmtree(self.out, ignore_errors=True)
 
 
