@@ -1,4 +1,4 @@
-"""Changes of many rows at a time, as each engine takes them quickest.
+"""Changes of many rows at a time, and looking for one, as each engine takes them quickest.
 
 SQLite works in our own process, row by row. To a server each row of an `executemany` is a statement of its own, which
 costs more than what it does; there all rows go as one JSON document, which PostgreSQL turns into a table.
@@ -6,6 +6,7 @@ costs more than what it does; there all rows go as one JSON document, which Post
 
 from __future__ import annotations
 
+import collections
 import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
@@ -16,7 +17,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from atdata.index import tables
 
-__all__ = ["Changes", "InFile", "Many", "OnServer", "changes", "document"]
+__all__ = ["Changes", "InFile", "Look", "Many", "OnServer", "changes", "document"]
 
 _BYTES = 4 << 20  # of one document; the server takes up to 1 GiB
 _PLACE = "n"  # a row's place in its document
@@ -71,6 +72,33 @@ class InFile:
             return [found for row in rows for found in driver.execute(self._text, row)]
         driver.executemany(self._text, rows)
         return []
+
+
+class Look:
+    """A query for little, asked again and again; of a file through its driver, for the same reason.
+
+    Args:
+        dialect: "sqlite" or "postgresql".
+        query: without parameters that expand.
+    """
+
+    def __init__(self, dialect: str, query: sa.Select[Any]) -> None:
+        self._query = query
+        self._text = None
+        if dialect == "sqlite":
+            self._text = str(query.compile(dialect=sqlite.dialect(paramstyle="named")))
+        self._row: Any = _row_of(tuple(column.name for column in query.selected_columns))
+
+    def rows(self, connection: sa.Connection, values: Mapping[str, Any]) -> Sequence[Any]:
+        """All rows, with the columns as attributes."""
+        if self._text is None:
+            return connection.execute(self._query, values).all()
+        driver: Any = connection.connection.driver_connection
+        return [self._row._make(row) for row in driver.execute(self._text, values)]
+
+
+def _row_of(names: tuple[str, ...]) -> Any:
+    return collections.namedtuple("Row", names)
 
 
 def _all(result: sa.CursorResult[Any]) -> Sequence[Any]:

@@ -13,7 +13,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from atdata.errors import CatalogError, EntryExistsError, EntryNotFoundError
 from atdata.index import tables
 from atdata.index.backend import LensRow, Part, SchemaRow, VersionRow
-from atdata.index.bulk import changes
+from atdata.index.bulk import Look, changes
 from atdata.index.engine import Database
 from atdata.index.fulltext import full_text
 from atdata.index.migration import prepare
@@ -75,13 +75,13 @@ _PARTS_OF = (
     .where(_version_parts.c.version_id.in_(sa.bindparam("ids", expanding=True)))
     .order_by(_version_parts.c.version_id, _version_parts.c.position)
 )
-_LOCKED = (
+_ANY_LOCKED = (
     sa.select(_datasets.c.id, _datasets.c.name, _datasets.c.latest, _versions.c.rank)
     .select_from(_datasets.outerjoin(_versions, _versions.c.id == _datasets.c.latest))
-    .where(_datasets.c.name.in_(sa.bindparam("names", expanding=True)))
     .order_by(_datasets.c.name)  # all take locks in one order, so that none waits for another in a circle
     .with_for_update(of=_datasets)
 )
+_LOCKED = _ANY_LOCKED.where(_datasets.c.name.in_(sa.bindparam("names", expanding=True)))
 _TAKEN = sa.select(_versions.c.dataset_id, _versions.c.rank, _versions.c.cid, _versions.c.created_at).where(
     _versions.c.dataset_id.in_(sa.bindparam("ids", expanding=True)),
     _versions.c.rank.in_(sa.bindparam("ranks", expanding=True)),
@@ -91,9 +91,8 @@ _SCHEMAS = sa.select(*(_schemas.c[name] for name in SchemaRow.__struct_fields__)
 )
 _SCHEMAS_NAMED = _SCHEMAS.where(_schemas.c.name == sa.bindparam("name"))
 _SCHEMA = _SCHEMAS_NAMED.where(_schemas.c.rank == sa.bindparam("rank"))
-_SCHEMA_IDS = sa.select(_schemas.c.id, _schemas.c.name, _schemas.c.version).where(
-    _schemas.c.name.in_(sa.bindparam("names", expanding=True))
-)
+_ANY_SCHEMA_IDS = sa.select(_schemas.c.id, _schemas.c.name, _schemas.c.version)
+_SCHEMA_IDS = _ANY_SCHEMA_IDS.where(_schemas.c.name.in_(sa.bindparam("names", expanding=True)))
 _DROP_TAGS = sa.delete(_tags).where(_tags.c.dataset_id.in_(sa.bindparam("of", expanding=True)))
 
 
@@ -115,6 +114,10 @@ class SqlBackend:
         self._lenses = LensTable(self._database)
         insert: Any = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[dialect]
         self._many = changes(dialect)
+        self._named = Look(dialect, _LATEST.where(_datasets.c.name == sa.bindparam("name")))
+        self._locked = Look(dialect, _ANY_LOCKED.where(_datasets.c.name == sa.bindparam("name")))
+        self._schema_ids_named = Look(dialect, _ANY_SCHEMA_IDS.where(_schemas.c.name == sa.bindparam("name")))
+        self._schemas_named = Look(dialect, _SCHEMAS_NAMED)
         self._add_schema = insert(_schemas).on_conflict_do_nothing().returning(_schemas.c.id)
         try:
             prepare(self._database)
@@ -169,7 +172,10 @@ class SqlBackend:
     def _put_versions(self, connection: sa.Connection, rows: Sequence[VersionRow], again: bool) -> None:
         names = sorted({row.name for row in rows})
         self._many.datasets.execute(connection, [{"name": name} for name in names])
-        found = [d for some in _chunks(names) for d in connection.execute(_LOCKED, {"names": some})]
+        if len(names) == 1:
+            found = self._locked.rows(connection, {"name": names[0]})
+        else:
+            found = [d for some in _chunks(names) for d in connection.execute(_LOCKED, {"names": some})]
         ids = {d.name: d.id for d in found}
         if self._taken(connection, rows, ids, [d.id for d in found if d.latest is not None], again):
             return
@@ -240,9 +246,12 @@ class SqlBackend:
 
     def _schema_ids(self, connection: sa.Connection, wanted: set[tuple[str, str]]) -> dict[tuple[str, str], int]:
         found: dict[tuple[str, str], int] = {}
-        for some in _chunks(sorted({name for name, _ in wanted})):
-            for s in connection.execute(_SCHEMA_IDS, {"names": some}):
-                found[s.name, s.version] = s.id
+        names = sorted({name for name, _ in wanted})
+        if len(names) == 1:
+            found = {(s.name, s.version): s.id for s in self._schema_ids_named.rows(connection, {"name": names[0]})}
+        else:
+            for some in _chunks(names):
+                found.update(((s.name, s.version), s.id) for s in connection.execute(_SCHEMA_IDS, {"names": some}))
         for name, version in wanted:
             if (name, version) not in found:
                 raise EntryNotFoundError(f"the index has no schema {name}@{version}; publish it first")
@@ -267,9 +276,12 @@ class SqlBackend:
 
     def _find(self, connection: sa.Connection, refs: Sequence[Ref]) -> list[VersionRow | None]:
         by_name: dict[str, Any] = {}
-        plain = {ref.name for ref in refs if ref.name is not None and not (ref.version or ref.label)}
-        for some in _chunks(sorted(plain)):
-            by_name.update((row.name, row) for row in connection.execute(_NAMED, {"names": some}))
+        plain = sorted({ref.name for ref in refs if ref.name is not None and not (ref.version or ref.label)})
+        if len(plain) == 1:
+            by_name = {row.name: row for row in self._named.rows(connection, {"name": plain[0]})}
+        else:
+            for some in _chunks(plain):
+                by_name.update((row.name, row) for row in connection.execute(_NAMED, {"names": some}))
         found = []
         for ref in refs:
             if ref.name is None:
@@ -348,8 +360,9 @@ class SqlBackend:
         return [SchemaRow(*row) for row in self._selected(_SCHEMAS.where(later).limit(limit))]
 
     def _schema_rows(self, connection: sa.Connection, name: str, rank: str | None) -> list[SchemaRow]:
-        rows = connection.execute(_SCHEMAS_NAMED if rank is None else _SCHEMA, {"name": name, "rank": rank})
-        return [SchemaRow(*row) for row in rows]
+        if rank is None:
+            return [SchemaRow(*row) for row in self._schemas_named.rows(connection, {"name": name})]
+        return [SchemaRow(*row) for row in connection.execute(_SCHEMA, {"name": name, "rank": rank})]
 
     def all_parts(self, start: str) -> Iterator[Part]:
         """See `Backend.all_parts`."""
