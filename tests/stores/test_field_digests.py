@@ -201,8 +201,9 @@ def test_spans_cover_the_payload(sample: Scene) -> None:
     plan = codec.plan(Scene)
     payload = plan.encode(sample)[0]
     spans = plan.spans(payload)
-    values = msgspec.msgpack.decode(payload)
-    assert [msgspec.msgpack.decode(payload[begin:end]) for begin, end in spans] == list(values.values())
+    values = list(msgspec.msgpack.decode(payload).values())
+    # As text: a NaN within a list is no other NaN.
+    assert repr([msgspec.msgpack.decode(payload[begin:end]) for begin, end in spans]) == repr(values)
     names = [msgspec.msgpack.encode(field.name) for field in plan.fields]
     assert payload[1:] == b"".join(name + payload[begin:end] for name, (begin, end) in zip(names, spans, strict=True))
 
