@@ -2,6 +2,7 @@
 
 import os
 import threading
+from collections.abc import Iterator
 
 import pytest
 from coverage import Coverage
@@ -31,7 +32,7 @@ os.register_at_fork(after_in_child=_free_coverage)
 
 
 @pytest.fixture(autouse=True)
-def only_lenses_of_its_own(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+def only_lenses_of_its_own(request: pytest.FixtureRequest) -> Iterator[None]:
     """A test finds no lens that another module of tests registered: which were imported differs from run to run."""
     known = {key: lens for key, ref in registered._known.items() if (lens := ref()) is not None}
     own = {
@@ -39,4 +40,7 @@ def only_lenses_of_its_own(request: pytest.FixtureRequest, monkeypatch: pytest.M
         for key, lens in known.items()
         if not lens.__module__.startswith("test_") or lens.__module__ == request.module.__name__
     }
-    monkeypatch.setattr(registered, "_known", own)
+    # Not the fixture `monkeypatch`, which would then be undone after all others instead of before.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registered, "_known", own)
+        yield

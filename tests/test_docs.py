@@ -70,6 +70,7 @@ def run_page(path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> int:
     work, bin_folder = folder / "work", folder / "bin"
     work.mkdir()
     bin_folder.mkdir()
+    (work / "src").symlink_to(ROOT / "src")  # where coverage looks for it in the workers of a DataLoader
     script = bin_folder / "atdata"  # whether the package is installed or not
     script.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m atdata "$@"\n')
     script.chmod(0o755)
