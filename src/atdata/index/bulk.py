@@ -75,26 +75,30 @@ class InFile:
 
 
 class Look:
-    """A query for little, asked again and again; of a file through its driver, for the same reason.
+    """A query for rows by their names; for one name in a file through its driver, for the same reason.
 
     Args:
         dialect: "sqlite" or "postgresql".
-        query: without parameters that expand.
+        query: for rows of all names.
+        name: the column to look in.
     """
 
-    def __init__(self, dialect: str, query: sa.Select[Any]) -> None:
-        self._query = query
+    def __init__(self, dialect: str, query: sa.Select[Any], name: sa.ColumnElement[str]) -> None:
+        self._one = query.where(name == sa.bindparam("name"))
+        self._many = query.where(name.in_(sa.bindparam("names", expanding=True)))
         self._text = None
         if dialect == "sqlite":
-            self._text = str(query.compile(dialect=sqlite.dialect(paramstyle="named")))
+            self._text = str(self._one.compile(dialect=sqlite.dialect(paramstyle="named")))
         self._row: Any = _row_of(tuple(column.name for column in query.selected_columns))
 
-    def rows(self, connection: sa.Connection, values: Mapping[str, Any]) -> Sequence[Any]:
-        """All rows, with the columns as attributes."""
+    def rows(self, connection: sa.Connection, names: Sequence[str]) -> Sequence[Any]:
+        """The rows of these names, of which there are not more than one statement takes; columns are attributes."""
+        if len(names) != 1:
+            return connection.execute(self._many, {"names": names}).all()
         if self._text is None:
-            return connection.execute(self._query, values).all()
+            return connection.execute(self._one, {"name": names[0]}).all()
         driver: Any = connection.connection.driver_connection
-        return [self._row._make(row) for row in driver.execute(self._text, values)]
+        return [self._row._make(row) for row in driver.execute(self._text, {"name": names[0]})]
 
 
 def _row_of(names: tuple[str, ...]) -> Any:

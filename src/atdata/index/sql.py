@@ -89,10 +89,8 @@ _TAKEN = sa.select(_versions.c.dataset_id, _versions.c.rank, _versions.c.cid, _v
 _SCHEMAS = sa.select(*(_schemas.c[name] for name in SchemaRow.__struct_fields__)).order_by(
     _schemas.c.name, _schemas.c.rank
 )
-_SCHEMAS_NAMED = _SCHEMAS.where(_schemas.c.name == sa.bindparam("name"))
-_SCHEMA = _SCHEMAS_NAMED.where(_schemas.c.rank == sa.bindparam("rank"))
-_ANY_SCHEMA_IDS = sa.select(_schemas.c.id, _schemas.c.name, _schemas.c.version)
-_SCHEMA_IDS = _ANY_SCHEMA_IDS.where(_schemas.c.name.in_(sa.bindparam("names", expanding=True)))
+_SCHEMA = _SCHEMAS.where(_schemas.c.name == sa.bindparam("name"), _schemas.c.rank == sa.bindparam("rank"))
+_SCHEMA_IDS = sa.select(_schemas.c.id, _schemas.c.name, _schemas.c.version)
 _DROP_TAGS = sa.delete(_tags).where(_tags.c.dataset_id.in_(sa.bindparam("of", expanding=True)))
 
 
@@ -114,10 +112,10 @@ class SqlBackend:
         self._lenses = LensTable(self._database)
         insert: Any = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}[dialect]
         self._many = changes(dialect)
-        self._named = Look(dialect, _LATEST.where(_datasets.c.name == sa.bindparam("name")))
-        self._locked = Look(dialect, _ANY_LOCKED.where(_datasets.c.name == sa.bindparam("name")))
-        self._schema_ids_named = Look(dialect, _ANY_SCHEMA_IDS.where(_schemas.c.name == sa.bindparam("name")))
-        self._schemas_named = Look(dialect, _SCHEMAS_NAMED)
+        self._named = Look(dialect, _LATEST, _datasets.c.name)
+        self._locked = Look(dialect, _ANY_LOCKED, _datasets.c.name)
+        self._schema_ids_named = Look(dialect, _SCHEMA_IDS, _schemas.c.name)
+        self._schemas_named = Look(dialect, _SCHEMAS, _schemas.c.name)
         self._add_schema = insert(_schemas).on_conflict_do_nothing().returning(_schemas.c.id)
         try:
             prepare(self._database)
@@ -172,10 +170,7 @@ class SqlBackend:
     def _put_versions(self, connection: sa.Connection, rows: Sequence[VersionRow], again: bool) -> None:
         names = sorted({row.name for row in rows})
         self._many.datasets.execute(connection, [{"name": name} for name in names])
-        if len(names) == 1:
-            found = self._locked.rows(connection, {"name": names[0]})
-        else:
-            found = [d for some in _chunks(names) for d in connection.execute(_LOCKED, {"names": some})]
+        found = [d for some in _chunks(names) for d in self._locked.rows(connection, some)]
         ids = {d.name: d.id for d in found}
         if self._taken(connection, rows, ids, [d.id for d in found if d.latest is not None], again):
             return
@@ -246,12 +241,8 @@ class SqlBackend:
 
     def _schema_ids(self, connection: sa.Connection, wanted: set[tuple[str, str]]) -> dict[tuple[str, str], int]:
         found: dict[tuple[str, str], int] = {}
-        names = sorted({name for name, _ in wanted})
-        if len(names) == 1:
-            found = {(s.name, s.version): s.id for s in self._schema_ids_named.rows(connection, {"name": names[0]})}
-        else:
-            for some in _chunks(names):
-                found.update(((s.name, s.version), s.id) for s in connection.execute(_SCHEMA_IDS, {"names": some}))
+        for some in _chunks(sorted({name for name, _ in wanted})):
+            found.update(((s.name, s.version), s.id) for s in self._schema_ids_named.rows(connection, some))
         for name, version in wanted:
             if (name, version) not in found:
                 raise EntryNotFoundError(f"the index has no schema {name}@{version}; publish it first")
@@ -277,11 +268,8 @@ class SqlBackend:
     def _find(self, connection: sa.Connection, refs: Sequence[Ref]) -> list[VersionRow | None]:
         by_name: dict[str, Any] = {}
         plain = sorted({ref.name for ref in refs if ref.name is not None and not (ref.version or ref.label)})
-        if len(plain) == 1:
-            by_name = {row.name: row for row in self._named.rows(connection, {"name": plain[0]})}
-        else:
-            for some in _chunks(plain):
-                by_name.update((row.name, row) for row in connection.execute(_NAMED, {"names": some}))
+        for some in _chunks(plain):
+            by_name.update((row.name, row) for row in self._named.rows(connection, some))
         found = []
         for ref in refs:
             if ref.name is None:
@@ -361,7 +349,7 @@ class SqlBackend:
 
     def _schema_rows(self, connection: sa.Connection, name: str, rank: str | None) -> list[SchemaRow]:
         if rank is None:
-            return [SchemaRow(*row) for row in self._schemas_named.rows(connection, {"name": name})]
+            return [SchemaRow(*row) for row in self._schemas_named.rows(connection, [name])]
         return [SchemaRow(*row) for row in connection.execute(_SCHEMA, {"name": name, "rank": rank})]
 
     def all_parts(self, start: str) -> Iterator[Part]:
