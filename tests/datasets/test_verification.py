@@ -436,3 +436,32 @@ def test_an_iterator_may_be_collected_by_the_thread_that_hashes_for_it(
         assert collected.wait(30)  # and pytest fails where an exception of the thread was ignored
     finally:
         gc.enable()
+
+
+@atdata.packable
+class Blob:
+    data: np.ndarray[Any, np.dtype[np.uint8]]
+
+
+@pytest.mark.parametrize("verify", ["first", "always"])
+def test_damage_anywhere_in_a_large_sample_is_found(tmp_path: Path, verify: Any) -> None:
+    """Large samples are hashed in pieces: their seams and ends count as well."""
+    sizes = [60_000, 65_400, 65_600, (1 << 20) - 300, (1 << 20) + 1, 3_000_001]
+    rng = np.random.default_rng(0)
+    samples = [Blob(rng.integers(0, 256, size, np.uint8)) for size in sizes]
+    store = atdata.LocalDiskStore(tmp_path / "good")
+    written = store.write_shards(atdata.Dataset.from_samples(samples, Blob), prefix="data")
+    for sample, read in zip(samples, atdata.Dataset[Blob](written, verify=verify), strict=True):
+        assert (sample.data == read.data).all()
+    with tarfile.open(str(written[0]).removeprefix("file://")) as archive:
+        members = [(m.offset_data, m.size) for m in archive]
+    for number, (start, size) in enumerate(members):
+        for at in sorted({100, 65_536, (1 << 20) - 1, 1 << 20, size - 1}):
+            if at >= size:
+                continue
+            copy = tmp_path / f"bad-{number}-{at}"
+            shutil.copytree(tmp_path / "good", copy)
+            flip(next(copy.rglob("*.tar")), start + at)
+            with pytest.raises(IntegrityError) as caught:
+                atdata.Dataset[Blob](f"{copy}/data", verify=verify)[number]
+            assert caught.value.offset == start

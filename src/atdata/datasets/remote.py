@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from atdata.datasets.checks import check_rows
+from atdata.datasets.checks import check_rows, hashed
 from atdata.errors import IntegrityError
 from atdata.shards.extract import Extract, Part, Spans, fields_of, spans_of
 from atdata.shards.grouping import RawSample
@@ -221,7 +220,7 @@ class RemoteShard(Shard):
         for at in items:
             row, number = int(rows[spans.rows[at]]), int(spans.which[at])
             begin, end = int(spans.starts[at]), int(spans.stops[at])
-            got = hashlib.sha256(part.data[begin - part.base : end - part.base]).digest()
+            got = hashed(part.data[begin - part.base : end - part.base]).digest()
             ranges = None if number < 0 else manifest.ranges(spans.fields[number])
             expected = manifest.digest(row) if ranges is None else ranges.digest(row)
             if got != expected:
