@@ -90,6 +90,10 @@ def in_sequence(
         progress.finish(start)
         return
     number, row = view.access.place(start) if start else (0, 0)
+    if size is not None and view.access.asks and view.access.counted:
+        # Until a batch is whole its reader keeps the pieces it is made of, and then has it besides.
+        each = sum(view.access.sizes()) // max(1, view.access.length())
+        budget -= min(budget // 2, 2 * size * each)
     reading = pieces(view.access, range(number, len(view.access.refs)), row, demand=demand, budget=budget)
     register(reading)
     if size is None:
