@@ -53,7 +53,7 @@ def _read(ctx: Context, place: Bucket, shards: list[tuple[str, int]], result: Re
         Contender("atdata, in order", lambda: attributes(dataset.ordered())),
         Contender("atdata, shuffled", lambda: attributes(dataset.shuffled(seed=1))),
         Contender(_ONE, one),
-        Contender("obstore alone, sixteen ranges at a time", bare),
+        Contender("obstore alone, twenty-four ranges at a time", bare),
     ]
     timings = compare(contenders, ctx.rounds, runs=1)
     result.tables.append(

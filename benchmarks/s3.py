@@ -18,7 +18,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 from servers.rgw import RGW, S3Server, ServerError
 
 PART = 8 << 20  # as atdata's parts and ranges
-THREADS = 16  # as many as atdata reads with
+RANGES = 24  # in flight, as many as atdata has
+THREADS = 16  # that ask for single samples
 
 
 @dataclass
