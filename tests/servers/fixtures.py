@@ -8,6 +8,8 @@
 `atproto`      an AT Protocol network with two PDSs (`servers.atproto`), one for the whole test run. Not to be killed;
                each test makes accounts of its own: atproto.make_account().
 `own_atproto`  such a network of this test's own with one PDS, to kill and resume. About 4 s.
+`azure`        Azurite (`servers.azure`), one for each test process.
+`gcs`          Google's dialect before `rgw` (`servers.gcs`), one for each test process.
 `web`          a web server (`servers.web`) over a fresh folder, `web.folder`.
 
 Where a server cannot be had, the test that wants it fails and says what to do; none is skipped.
@@ -24,6 +26,7 @@ import pytest
 from atdata.testing import FaultProxy, LocalNetwork
 from servers import atproto as networks
 from servers.azure import Azurite
+from servers.gcs import GoogleStorage
 from servers.rgw import RGW, HasEndpoint, S3Server, shared
 from servers.web import WebServer
 
@@ -85,6 +88,12 @@ def own_atproto() -> Iterator[LocalNetwork]:
 @pytest.fixture(scope="session")
 def azure() -> Iterator[Azurite]:
     with Azurite() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def gcs(rgw: S3Server) -> Iterator[GoogleStorage]:
+    with GoogleStorage(rgw) as server:
         yield server
 
 

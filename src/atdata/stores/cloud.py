@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
+from urllib.parse import quote, urlsplit
 
 from atdata.errors import StoreError
 from atdata.stores.objects import ObjectStore
@@ -16,8 +18,8 @@ class GCSDataStore(ObjectStore):
 
     Args:
         bucket: the bucket's name.
-        options: settings of obstore's `GCSStore`, such as `service_account_path`; by default the application default
-            credentials.
+        options: settings of obstore's `GCSStore`, such as `service_account` (the path of a service account's file); by
+            default the application default credentials.
     """
 
     def __init__(self, bucket: str, **options: Any) -> None:
@@ -29,19 +31,31 @@ class GCSDataStore(ObjectStore):
         return f"GCSDataStore({self.bucket!r})"
 
     def read_url(self, url: str) -> str:
-        """A presigned https URL, good for a day."""
+        """A presigned https URL, good for a day.
+
+        Raises:
+            StoreError: the name has characters, such as `%` or `+`, that obstore does not quote as Google wants it.
+        """
         from datetime import timedelta
 
         import obstore
 
+        key = self.key(url)
         with self.errors(url):
-            return str(obstore.sign(self.client, "GET", self.key(url), timedelta(days=1)))
+            signed = str(obstore.sign(self.client, "GET", key, timedelta(days=1)))
+        if not urlsplit(signed).path.endswith("/" + quote(key, safe="/~")):
+            raise StoreError(
+                "a name with special characters, such as % or +, cannot be signed for Google: use a plain prefix",
+                url=url,
+            )
+        return signed
 
     def _connect(self) -> Any:
         from obstore.store import GCSStore
 
+        endpoint = self._options.get("base_url") or os.environ.get("GOOGLE_BASE_URL")
         with self.errors(self.base):
-            return GCSStore(self.bucket, client_options=client_options(None), retry_config=RETRIES, **self._options)
+            return GCSStore(self.bucket, client_options=client_options(endpoint), retry_config=RETRIES, **self._options)
 
 
 class MemoryDataStore(ObjectStore):
