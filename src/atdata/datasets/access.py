@@ -202,12 +202,14 @@ class Access:
 
     def _open(self, number: int, *, whole: bool = False) -> Opened:
         """Shard `number`, from those kept open when it is among them; as it was opened, even if its file changed."""
-        with self._lock:
-            kept = self._kept.get(number)
-            if kept is not None and (kept.checked or not whole):
-                self._kept.move_to_end(number)
-                return kept
-        return self._opened(number, whole=whole)
+        kept = self._kept.get(number)
+        if kept is None or (whole and not kept.checked):
+            return self._opened(number, whole=whole)
+        if len(self.refs) > _OPEN:  # else all stay, in whatever order
+            with self._lock:
+                if number in self._kept:
+                    self._kept.move_to_end(number)
+        return kept
 
     def _opened(self, number: int, *, whole: bool) -> Opened:
         return self._keep(number, self._opener.open(self.refs[number], whole=whole))
@@ -314,9 +316,10 @@ class Access:
         if isinstance(shard, RemoteShard):
             return shard.sample(sample_type, row)
         if isinstance(shard, BufferShard) and shard.manifest is not None:
+            payload = shard.payload(row)
             if not found.checked:
-                checks.check_row(shard, row)
-            return shard.sample(sample_type, row)
+                checks.check_payload(shard, row, payload)
+            return shard.decoded(sample_type, row, payload)
         for sample in self._whole(number).samples(sample_type, row, row + 1):
             return sample
         raise IntegrityError("the shard has fewer samples than before", url=shard.url)

@@ -45,17 +45,18 @@ def numbers(given: Any, length: int | None) -> NDArray[np.int64]:
 
 def item(dataset: Dataset[Any], index: Any) -> Any:
     """One sample for a number; a list of samples for a slice or a list of numbers."""
-    length = _length(dataset)
-    if isinstance(index, slice):
-        return list(_several(dataset, np.arange(*index.indices(length))))
-    if not hasattr(index, "__index__") or (isinstance(index, np.ndarray) and index.ndim):
-        return list(_several(dataset, numbers(index, length)))
-    index = operator.index(index)
+    access = dataset._shards()
+    length = access.length() if dataset._keeps_all else _length(dataset, access)
+    if type(index) is not int:  # which is what most ask for, often, and one at a time
+        if isinstance(index, slice):
+            return list(_several(dataset, np.arange(*index.indices(length))))
+        if not hasattr(index, "__index__") or (isinstance(index, np.ndarray) and index.ndim):
+            return list(_several(dataset, numbers(index, length)))
+        index = operator.index(index)
     at = index + length if index < 0 else index
     if not 0 <= at < length:
         raise _no_sample(index, length)
-    access = dataset._shards()
-    if not dataset.steps:
+    if not dataset._steps:
         return access.row(*access.place(at), dataset._stored_type)
     if dataset._keeps_all:
         return _one(dataset, access, *access.place(at), dataset.steps)
@@ -68,14 +69,11 @@ def _no_sample(index: int, length: int) -> SampleIndexError:
     return SampleIndexError(f"there is no sample {index}: the dataset has {length}")
 
 
-def _length(dataset: Dataset[Any]) -> int:
-    if dataset.located is None:
-        raise DatasetError("samples in memory cannot be indexed; write them with a store's write_shards first")
-    if dataset._keeps_all:
-        return dataset._shards().length()
+def _length(dataset: Dataset[Any], access: Access) -> int:
+    """Number of samples after steps that leave some out."""
     if dataset._scans:
         raise DatasetError("a dataset with a filter cannot be indexed: which sample has which number is not known")
-    length = dataset._after_steps(dataset._shards().length())
+    length = dataset._after_steps(access.length())
     return len(dataset) if length is None else length
 
 

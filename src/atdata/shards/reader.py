@@ -92,6 +92,7 @@ class BufferShard(Shard):
         self._walked: tuple[list[str], array[int]] | None = None
         self._numbers: dict[str, int] | None = None
         self._columns: dict[tuple[type, str], bool] = {}
+        self._decoder: tuple[type, Callable[[memoryview], Any]] | None = None
 
     @property
     def buffer(self) -> memoryview:
@@ -136,8 +137,8 @@ class BufferShard(Shard):
     def payload(self, row: int) -> memoryview:
         """The payload of sample `row`; needs a manifest."""
         assert self.manifest is not None
-        at = int(self.manifest.offsets[row]) - self.base
-        return self.buffer[at : at + int(self.manifest.sizes[row])]
+        at = self.manifest.offsets.item(row) - self.base
+        return self.buffer[at : at + self.manifest.sizes.item(row)]
 
     def payloads(self, rows: Rows) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Where in the buffer the payloads of some samples begin and end; needs a manifest."""
@@ -207,9 +208,15 @@ class BufferShard(Shard):
 
     def sample(self, sample_type: type, row: int) -> Any:
         """Sample `row`; needs a manifest."""
-        payload = self.payload(row)
+        return self.decoded(sample_type, row, self.payload(row))
+
+    def decoded(self, sample_type: type, row: int, payload: memoryview) -> Any:
+        """Sample `row`, of which this is the payload."""
+        known = self._decoder
+        if known is None or known[0] is not sample_type:
+            known = self._decoder = sample_type, payload_decoder(sample_type)
         try:
-            return payload_decoder(sample_type)(payload)
+            return known[1](payload)
         except SampleDecodeError as error:
             assert self.manifest is not None
             error.at(url=self.url, offset=int(self.manifest.offsets[row]), key=self.key(row))
