@@ -150,13 +150,20 @@ class Access:
 
     # -- opening ---------------------------------------------------------------------------------------------
 
+    def _used(self, number: int) -> Opened | None:
+        """Shard `number` from those kept open, marked as just used."""
+        kept = self._kept.get(number)
+        if kept is not None and len(self.refs) > _OPEN:  # else all stay, in whatever order
+            with self._lock:
+                if number in self._kept:
+                    self._kept.move_to_end(number)
+        return kept
+
     def _recall(self, number: int) -> Opened | None:
         """Shard `number` from those kept open, unless its file has become another."""
-        with self._lock:
-            kept = self._kept.get(number)
-            if kept is None:
-                return None
-            self._kept.move_to_end(number)
+        kept = self._used(number)
+        if kept is None:
+            return None
         if kept.state is not None:
             path = self._path(number)
             try:  # a file of the cache is kept open, and has no other name
@@ -202,13 +209,9 @@ class Access:
 
     def _open(self, number: int, *, whole: bool = False) -> Opened:
         """Shard `number`, from those kept open when it is among them; as it was opened, even if its file changed."""
-        kept = self._kept.get(number)
+        kept = self._used(number)
         if kept is None or (whole and not kept.checked):
             return self._opened(number, whole=whole)
-        if len(self.refs) > _OPEN:  # else all stay, in whatever order
-            with self._lock:
-                if number in self._kept:
-                    self._kept.move_to_end(number)
         return kept
 
     def _opened(self, number: int, *, whole: bool) -> Opened:
@@ -234,6 +237,10 @@ class Access:
     def sizes(self) -> list[int]:
         """Size of each shard in bytes; of one that is not recorded and can only be read through, 0."""
         return [self._size(number) if ref.info is None else ref.info.size for number, ref in enumerate(self.refs)]
+
+    def bytes_each(self) -> int:
+        """Bytes of an average stored sample."""
+        return sum(self.sizes()) // max(1, self.length())
 
     def _size(self, number: int) -> int:
         shard = self._open(number).shard

@@ -263,7 +263,7 @@ class Dataset(Generic[T]):
         """Bytes of an average stored sample, as far as is recorded or can be seen; 0 where nothing can."""
         if not self.seekable:
             return 0
-        return sum(self._shards().sizes()) // max(1, self._shards().length())
+        return self._shards().bytes_each()
 
     def known_length(self) -> int | None:
         """The number of samples when it is known without reading any; else None."""

@@ -92,8 +92,7 @@ def in_sequence(
     number, row = view.access.place(start) if start else (0, 0)
     if size is not None and view.access.asks and view.access.counted:
         # Until a batch is whole its reader keeps the pieces it is made of, and then has it besides.
-        each = sum(view.access.sizes()) // max(1, view.access.length())
-        budget -= min(budget // 2, 2 * size * each)
+        budget -= min(budget // 2, 2 * size * view.access.bytes_each())
     reading = pieces(view.access, range(number, len(view.access.refs)), row, demand=demand, budget=budget)
     register(reading)
     if size is None:
@@ -208,7 +207,7 @@ def exactly(
     if not len(deal):
         progress.finish(deal.end)
         return
-    each = max(1, sum(view.access.sizes()) // max(1, view.access.length()))
+    each = max(1, view.access.bytes_each())
     near = view.access.settled  # nothing is fetched, and nothing held
     # A window that is read in two parts cuts each of its blocks in two, or more: twice the requests.
     window = order.group if order.group * each <= budget // 2 else 1

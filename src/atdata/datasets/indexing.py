@@ -45,6 +45,8 @@ def numbers(given: Any, length: int | None) -> NDArray[np.int64]:
 
 def item(dataset: Dataset[Any], index: Any) -> Any:
     """One sample for a number; a list of samples for a slice or a list of numbers."""
+    if dataset._located is None:
+        raise DatasetError("samples in memory cannot be indexed; write them with a store's write_shards first")
     access = dataset._shards()
     length = access.length() if dataset._keeps_all else _length(dataset, access)
     if type(index) is not int:  # which is what most ask for, often, and one at a time
