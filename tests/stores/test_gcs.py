@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 import urllib.error
 import urllib.request
 from pathlib import Path
-from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
@@ -125,7 +123,7 @@ def test_a_url_opens_it_by_the_environment(
 ) -> None:
     store.write_shards(dataset_of(probes(5)), prefix="v1")
     account = tmp_path / "account.json"
-    account.write_text(json.dumps(json.loads(gcs.options["service_account_key"])))
+    account.write_text(gcs.options["service_account_key"])
     monkeypatch.setenv("GOOGLE_SERVICE_ACCOUNT", str(account))
     monkeypatch.setenv("GOOGLE_BASE_URL", gcs.endpoint)
     assert len(list(atdata.Dataset(f"{store.base}v1/").ordered())) == 5
@@ -133,7 +131,7 @@ def test_a_url_opens_it_by_the_environment(
 
 def test_damage_is_found(store: GCSDataStore) -> None:
     urls = store.write_shards(dataset_of(probes(5)), prefix="v1")
-    key: Any = store.key(urls[0])
+    key = store.key(urls[0])
     data = bytearray(store.get(key) or b"")
     data[520] ^= 1
     store.put(key, bytes(data))
